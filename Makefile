@@ -1,0 +1,74 @@
+# Every target works from a fresh clone with Python >= 3.11 and make: `make demo`, `make test`, …
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.gelora-installed
+DEMO := demo-output
+
+# A figure or a test never needs a window or the network.
+export MPLBACKEND := Agg
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format docs figures bench validate clean distclean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# The stamp is newer than pyproject.toml and constraints.txt when the environment is up to date.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gelora needs Python >= 3.11, give one: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+install: $(INSTALLED)  ## make .venv with gelora, its extras and the tested versions
+
+demo: $(INSTALLED)  ## profile, ranks and fine-tuning on a real model, offline, into demo-output/
+	$(BIN)/gelora demo --output $(DEMO)
+
+# One thread a worker: two workers with a thread pool each are slower than one.
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
+test: export MKL_NUM_THREADS := 1
+test: export NUMBA_NUM_THREADS := 1
+test: $(INSTALLED)  ## the tests but the slow ones, on WORKERS processes
+	$(BIN)/pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --benchmark-disable
+
+lint: $(INSTALLED)  ## format, style, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## rewrite the code in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED)  ## the HTML documentation, into docs/_build/html/
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs $(WORKERS) docs docs/_build/html
+
+# One demo makes all three files; it runs only where the profile is missing.
+$(DEMO)/profile.nc:
+	$(MAKE) demo
+
+figures: $(INSTALLED) $(DEMO)/profile.nc  ## the figures of paper_figures/ from the demo's files
+	$(BIN)/python paper_figures/profile_and_ranks.py $(DEMO)/profile.nc $(DEMO)/plan-gelora.json \
+	  $(DEMO)/plan-uniform.json --output $(DEMO)/figures
+
+bench: $(INSTALLED)  ## the benchmarks, with their timings
+	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
+
+validate: $(INSTALLED)  ## the slow tests: simulations against known answers
+	$(BIN)/pytest -m slow --benchmark-disable --durations=20
+
+clean:  ## remove what the targets made, but the environment
+	rm -rf $(DEMO) docs/_build docs/api/generated build dist .benchmarks .hypothesis
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache
+	find src estimators tests docs paper_figures -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the environment too
+	rm -rf $(VENV)

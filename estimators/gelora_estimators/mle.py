@@ -1,0 +1,231 @@
+"""Levina–Bickel maximum likelihood from the distances to k neighbours."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gelora_estimators.neighbors import nearest_distances
+from gelora_estimators.options import check_choice, check_flag, check_integer, check_number
+from gelora_estimators.points import IndexArray, as_points
+from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
+from gelora_estimators.subsampling import (
+    Search,
+    check_distances,
+    columns_for_subsampling,
+    normal_interval,
+    search_within,
+    subsampling_error,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MLE:
+    """Maximum-likelihood estimator on k nearest neighbours (LevinaBickel2004, MacKayGhahramani2005).
+
+    At each point T_k = Σ_{j<k} log(r_k/r_j) is a sum of k − 1 exponentials of rate d.
+    ``average="inverse"`` pools them, d_k = (n(k − 1) − 1) / Σ T_k; ``average="mean"`` takes the mean
+    over points of (k − 2)/T_k. ``unbiased=False`` uses n(k − 1) and k − 1 as the numerators. The result
+    is the mean of d_k over k = k1 … k2. With k1 = k2 = 2 and "inverse" it is the likelihood form of
+    TwoNN without discarding.
+
+    Parameters
+    ----------
+    k1, k2 : int
+        Smallest and largest neighbourhood, 2 ≤ k1 ≤ k2.
+    average : {"inverse", "mean"}
+        Average of the inverse estimates (MacKay and Ghahramani) or of the estimates (Levina and
+        Bickel), which is biased upwards for small k.
+    unbiased : bool
+        Numerators that remove the bias under independent neighbourhoods.
+    interval : {"subsampling", "pointwise"}
+        Error from halves of the cloud, or from the spread of T over points, which ignores that
+        neighbourhoods overlap and is too narrow.
+    confidence : float
+        Coverage of the interval, in (0, 1).
+    n_subsamples : int
+        Halves drawn for ``interval="subsampling"``.
+    device : str
+        Where distances are computed: "auto", "cpu", "cuda:0" …
+
+    Raises
+    ------
+    ValueError
+        For an option outside its range.
+
+    Notes
+    -----
+    The number holds at the scale of neighbours k1 … k2; ``dimension_by_scale`` shows how it changes.
+    Curvature and edges within that radius bias it downwards, more so for large k and d ≳ 10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gelora_estimators import MLE
+    >>> bool(1.7 < MLE()(np.random.default_rng(0).random((500, 2)), rng=np.random.default_rng(0)).dimension < 2.2)
+    True
+    """
+
+    name: ClassVar[str] = "mle"
+    citation: ClassVar[str] = """@inproceedings{LevinaBickel2004,
+  author = {Levina, Elizaveta and Bickel, Peter J.},
+  title = {Maximum likelihood estimation of intrinsic dimension},
+  booktitle = {Advances in Neural Information Processing Systems 17},
+  year = {2004}
+}
+@misc{MacKayGhahramani2005,
+  author = {MacKay, David J. C. and Ghahramani, Zoubin},
+  title = {Comments on 'Maximum likelihood estimation of intrinsic dimension' by E. Levina and P. Bickel (2004)},
+  year = {2005}
+}"""
+
+    k1: int = 10
+    k2: int = 20
+    average: str = "inverse"
+    unbiased: bool = True
+    interval: str = "subsampling"
+    confidence: float = 0.95
+    n_subsamples: int = 50
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("average", self.average, ("inverse", "mean"))
+        check_flag("unbiased", self.unbiased)
+        check_integer("k1", self.k1, minimum=3 if self.average == "mean" and self.unbiased else 2)
+        check_integer("k2", self.k2, minimum=self.k1)
+        check_choice("interval", self.interval, ("subsampling", "pointwise"))
+        check_number("confidence", self.confidence, low=0.0, high=1.0)
+        check_integer("n_subsamples", self.n_subsamples, minimum=2)
+
+    @property
+    def k(self) -> int:
+        """Neighbours worth searching: k2 for the number itself, more for the subsampling error."""
+        return columns_for_subsampling(self.k2) if self.interval == "subsampling" else self.k2
+
+    def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
+        """Estimate the dimension of ``points`` (n, d).
+
+        Raises
+        ------
+        DegenerateCloudError
+            For fewer than max(10, k2 + 2) distinct points, or where `nearest_distances` or the fit
+            finds no dimension.
+        """
+        found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
+        search = search_within(points, found.rows, k=self.k2, device=self.device)
+        return self._estimate(
+            found.distances, found.indices, len(as_points(points)), rng, search, near=found.n_near_copies
+        )
+
+    def from_distances(
+        self, distances: FloatArray, n: int, rng: np.random.Generator, *, indices: IndexArray | None = None
+    ) -> DimensionEstimate:
+        """Estimate from neighbour distances found elsewhere, e.g. once for several estimators.
+
+        Parameters
+        ----------
+        distances : ndarray of shape (n_distinct, at least k2)
+            As `nearest_distances` returns them; ``k`` columns serve the subsampling error best.
+        n : int
+            Points of the cloud, copies included; those beyond ``n_distinct`` are reported as copies.
+        rng : numpy.random.Generator
+            Draws the subsamples.
+        indices : ndarray of the shape of ``distances``, optional
+            The neighbours. Without them the error is the pointwise one and diagnostics say so.
+
+        Raises
+        ------
+        DegenerateCloudError
+            Where no dimension is defined, with the counts.
+        ValueError
+            For arrays that are no neighbour lists.
+        """
+        check_distances(distances, n, indices, columns=self.k2, fewest_points=self._fewest_points)
+        return self._estimate(distances, indices, n, rng, None)
+
+    @property
+    def _fewest_points(self) -> int:
+        return max(10, self.k2 + 2)
+
+    def _estimate(
+        self,
+        distances: FloatArray,
+        indices: IndexArray | None,
+        n: int,
+        rng: np.random.Generator,
+        search: Search | None,
+        near: int | None = None,
+    ) -> DimensionEstimate:
+        by_scale = self._by_scale(distances[:, : self.k2])
+        dimension = float(by_scale.mean())
+        error = None
+        if self.interval == "subsampling" and indices is not None:
+            error = subsampling_error(
+                distances,
+                indices,
+                k=self.k2,
+                estimate=dimension,
+                statistic=lambda inside: float(self._by_scale(inside).mean()),
+                rng=rng,
+                n_subsamples=self.n_subsamples,
+                search=search,
+            )
+        diagnostics: dict[str, float | FloatArray] = {
+            "n_copies": float(n - len(distances)),
+            "mean_radius": distances[:, self.k1 - 1 : self.k2].mean(axis=0),
+            "error_from_subsampling": float(error is not None),
+        }
+        if near is not None:
+            diagnostics["n_near_copies"] = float(near)
+        if error is None:
+            sums = log_ratio_sums(distances[:, : self.k2], self.k1).mean(axis=1)
+            standard_error = dimension * float(sums.std(ddof=1) / sums.mean()) / float(np.sqrt(len(sums)))
+        else:
+            standard_error = error.standard_error
+            diagnostics["replicates"] = error.replicates
+        return DimensionEstimate(
+            dimension=dimension,
+            standard_error=standard_error,
+            interval=normal_interval(dimension, standard_error, self.confidence),
+            n_points=len(distances),
+            scales=np.arange(self.k1, self.k2 + 1, dtype=np.float64),
+            dimension_by_scale=by_scale,
+            diagnostics=diagnostics,
+        )
+
+    def _by_scale(self, distances: FloatArray) -> FloatArray:
+        return dimension_by_neighbors(distances, self.k1, average=self.average, unbiased=self.unbiased)
+
+
+def log_ratio_sums(distances: FloatArray, k1: int) -> FloatArray:
+    """Return T_k = Σ_{j<k} log(r_k/r_j) for each point and k = k1 … k2, shape (n, k2 − k1 + 1)."""
+    logs = np.log(distances)
+    below = np.cumsum(logs, axis=1)[:, k1 - 2 : -1]
+    return np.asarray(np.arange(k1 - 1, distances.shape[1]) * logs[:, k1 - 1 :] - below)
+
+
+def dimension_by_neighbors(distances: FloatArray, k1: int, *, average: str, unbiased: bool) -> FloatArray:
+    """Return d_k for k = k1 … k2 from distances (n, k2).
+
+    Raises
+    ------
+    DegenerateCloudError
+        If all neighbours of a point ("mean") or of every point ("inverse") are equally far.
+    """
+    sums = log_ratio_sums(distances, k1)
+    n = len(sums)
+    free = np.arange(k1 - 1, distances.shape[1], dtype=np.float64)
+    # Sums of equal logarithms may leave a rounding error of either sign.
+    flat = sums <= 1e-12 * free
+    if average == "inverse":
+        if bool(flat.all(axis=0).any()):
+            raise DegenerateCloudError(
+                f"the dimension is undefined: the first {k1} neighbours of all {n} points are equally far."
+            )
+        return np.asarray((n * free - float(unbiased)) / sums.sum(axis=0))
+    if bool(flat.any()):
+        raise DegenerateCloudError(
+            f"the dimension is undefined: {int(flat.any(axis=1).sum())} of {n} points have neighbours that are all "
+            "equally far, which makes the mean of the estimates infinite: use average='inverse'."
+        )
+    return np.asarray(((free - float(unbiased)) / sums).mean(axis=0))

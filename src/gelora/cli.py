@@ -1,0 +1,217 @@
+"""The command line: options named like the arguments of the Python functions."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="gelora",
+    help="Intrinsic dimension of transformer hidden states, and the LoRA ranks that follow from it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars on standard error.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+Model = Annotated[str, typer.Option(help="Folder or hub name of the model.")]
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend end in one line and exit code 1."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("GELORA_DEBUG"):
+            raise
+        typer.echo(f"gelora: error: {error}", err=True)
+        sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    typer.echo(f"gelora: {'warning' if category is UserWarning else category.__name__}: {message}", err=True)
+
+
+@app.command(epilog="Example: `gelora demo --output demo-output`")
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-output"),
+    n_samples: Annotated[int, typer.Option(help="Sentences the profile is estimated on.")] = 2000,
+    n_train: Annotated[int, typer.Option(help="Labelled sentences to fine-tune on.")] = 1600,
+    n_validation: Annotated[int, typer.Option(help="Labelled sentences for the scores.")] = 800,
+    seed: Seed = 0,
+    progress: Progress = True,
+) -> None:
+    """Walk the whole path offline: MiniLM on sentences from docstrings, profile, ranks, fine-tuning, figures."""
+    from rich.console import Console
+
+    from gelora.demo import run_demo
+    from gelora.tables import plan_table, profile_table, record_table
+
+    console = Console()
+    result = run_demo(
+        output,
+        n_samples=n_samples,
+        n_train=n_train,
+        n_validation=n_validation,
+        seed=seed,
+        progress=progress,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    console.print(profile_table(result.profile, result.plans["gelora"], "Dimension ± standard error, and GeLoRA rank"))
+    console.print(plan_table(result.plans, "Ranks"))
+    console.print(record_table(result.records, "Fine-tuning"))
+    console.print("written:", *(f"  {path}" for path in result.files), sep="\n", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: `gelora estimate --model DIR --data train.parquet --text-column sentence "
+    "--estimator twonn --estimator 'mle(k1=5)' --n-samples 2000 --output profile.nc`"
+)
+def estimate(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Text, CSV, TSV, JSON lines or Parquet file.")],
+    output: Annotated[Path, typer.Option(help="The profile to write (netCDF).")],
+    text_column: Annotated[
+        list[str] | None, typer.Option(help="Column with the texts; twice for pairs, encoded together.")
+    ] = None,
+    estimator: Annotated[
+        list[str] | None, typer.Option(help="Name, or name(option=value); may be given several times. [default: twonn]")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="mean, last, cls, max or tokens.")] = "mean",
+    n_samples: Annotated[str, typer.Option(help="Rows drawn by the seed; 'all' for all.")] = "5000",
+    seed: Seed = 0,
+    max_length: Annotated[int | None, typer.Option(help="Tokens beyond this are cut.")] = None,
+    n_tokens: Annotated[str, typer.Option(help="With pooling tokens: tokens kept; 'all' for all.")] = "20000",
+    layers: Annotated[list[str] | None, typer.Option(help="Module path of a block, once for each.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Texts run together.")] = 32,
+    device: Annotated[str | None, typer.Option(help="By default a GPU if there is one.")] = None,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+    progress: Progress = True,
+) -> None:
+    """Estimate the intrinsic dimension of a model's hidden states, layer by layer."""
+    from gelora.files import check_writable
+
+    check_writable(output)
+    from rich.console import Console
+
+    from gelora.estimation import estimate as run
+    from gelora.profile import save_profile
+    from gelora.tables import profile_table
+
+    profile = run(
+        model,
+        data,
+        estimator=estimator or "twonn",
+        pooling=pooling,
+        n_samples=_count("n_samples", n_samples),
+        seed=seed,
+        text_column=text_column,
+        max_length=max_length,
+        n_tokens=_count("n_tokens", n_tokens),
+        layers=layers,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
+    save_profile(profile, output)
+    Console().print(profile_table(profile, title="Dimension ± standard error"))
+    typer.echo(f"written: {output}")
+
+
+@app.command(
+    epilog="Example: `gelora ranks profile.nc --model DIR --estimator twonn --output plan.json`; "
+    "`gelora ranks --model DIR --policy uniform --budget 50000 --output uniform.json`"
+)
+def ranks(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="The rank plan to write (JSON).")],
+    profile: Annotated[Path | None, typer.Argument(help="The profile (netCDF); policy uniform needs none.")] = None,
+    policy: Annotated[str, typer.Option(help="geometric (GeLoRA) or uniform.")] = "geometric",
+    estimator: Annotated[str | None, typer.Option(help="Which of the profile's estimators decides.")] = None,
+    rounding: Annotated[str, typer.Option(help="ceil, round or floor.")] = "ceil",
+    offset: Annotated[int, typer.Option(help="Added after rounding.")] = 1,
+    minimum: Annotated[int, typer.Option(help="Smallest rank.")] = 1,
+    maximum: Annotated[int | None, typer.Option(help="Largest rank.")] = None,
+    undefined: Annotated[str, typer.Option(help="At an undefined dimension: error or minimum.")] = "error",
+    rank: Annotated[int | None, typer.Option(help="Uniform: rank of every block.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Uniform: trainable adapter parameters.")] = None,
+    scaling: Annotated[float, typer.Option(help="alpha / r, the same for every matrix.")] = 2.0,
+    seed: Seed = 0,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Choose a LoRA rank for the attention matrices of every block."""
+    from gelora.files import check_writable
+
+    check_writable(output)
+    from rich.console import Console
+
+    from gelora.profile import open_profile
+    from gelora.ranks import plan_ranks
+    from gelora.tables import plan_table
+
+    plan = plan_ranks(
+        None if profile is None else open_profile(profile),
+        model,
+        policy,
+        estimator=estimator,
+        rounding=rounding,
+        offset=offset,
+        minimum=minimum,
+        maximum=maximum,
+        undefined=undefined,
+        rank=rank,
+        budget=budget,
+        scaling=scaling,
+        seed=seed,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    plan.save(output)
+    Console().print(plan_table({policy: plan}))
+    typer.echo(f"written: {output}")
+
+
+@app.command(
+    epilog="Example: `gelora plot profile.nc --output profile.png`; `gelora plot plan.json --output ranks.png`"
+)
+def plot(
+    source: Annotated[list[Path], typer.Argument(help="A profile (.nc), or one or more rank plans (.json).")],
+    output: Annotated[Path, typer.Option(help="The picture to write: .png, .pdf or .svg.")],
+    estimator: Annotated[list[str] | None, typer.Option(help="Estimators to draw. [default: all]")] = None,
+) -> None:
+    """Draw a profile, or rank plans side by side."""
+    from gelora.files import check_writable
+
+    check_writable(output)
+    from gelora.figures import draw_files
+
+    draw_files(source, output, estimator=estimator)
+    typer.echo(f"written: {output}")
+
+
+def _count(name: str, text: str) -> int | None:
+    """Read a whole number or ``all``."""
+    if text == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number or 'all', got {text!r}", param_hint=f"--{name}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Write a file whole or not at all."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place when the block ends well.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write. Its folder must exist and be writable.
+
+    Yields
+    ------
+    Path
+        Where to write. Renamed to ``path`` on success, removed on any error.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
+        If ``path`` cannot be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    target = Path(path)
+    check_writable(target)
+    # Beside the target: a rename is atomic only within one file system. Not mkstemp, whose files are private.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
+    temporary.touch(exist_ok=False)
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise now if ``path`` could not be written later.
+
+    Long work calls this first, so that a mistyped output path costs no time.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
+        Naming the path and the remedy.
+    """
+    target = Path(path)
+    folder = target.parent
+    if target.is_dir():
+        raise IsADirectoryError(f"`{target}` is a folder: give the path of a file to write")
+    if not folder.exists():
+        raise FileNotFoundError(f"cannot write `{target}`: the folder `{folder}` does not exist, create it first")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"cannot write `{target}`: `{folder}` is not a folder")
+    _probe(folder, target)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make the folder ``path`` if needed and raise now if it could not be written into.
+
+    Raises
+    ------
+    NotADirectoryError, PermissionError
+        Naming the path and the remedy.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"cannot write into `{folder}`: a file is in the way, give another folder") from error
+    except OSError as error:
+        raise PermissionError(f"cannot make the folder `{folder}`: {error.strerror}, give a writable one") from error
+    _probe(folder, folder)
+    return folder
+
+
+def _probe(folder: Path, target: Path) -> None:
+    # Asking for permission bits lies on read-only and network file systems: try it.
+    try:
+        handle, name = tempfile.mkstemp(prefix=".gelora-", dir=folder)
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write `{target}`: the folder `{folder}` is not writable ({error.strerror}), give another path"
+        ) from error
+    os.close(handle)
+    Path(name).unlink()

@@ -1,0 +1,153 @@
+"""A task's data: read from files, memory or the hub, labels normalised, everything checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gelora.corpora import draw_rows
+from gelora.finetuning.labels import check_labels_present, class_names, to_classes, to_numbers
+from gelora.finetuning.tables import Table, read_splits
+from gelora.finetuning.tasks import Task, find_task, nearest
+from gelora.provenance import fingerprint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """Train and validation split of a task.
+
+    Parameters
+    ----------
+    task : Task
+        With ``label_names`` filled in.
+    train, validation : datasets.Dataset
+        The text columns and the label column alone; labels are class indices (``ClassLabel``) or floats.
+    source : str
+        Where the data come from, for the record.
+    """
+
+    task: Task
+    train: "Dataset"
+    validation: "Dataset"
+    source: str
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs that the head of a model needs: the number of classes, 1 for a regression."""
+        return len(self.task.label_names) if self.task.problem == "classification" else 1
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all texts and labels in order."""
+        columns = (*self.task.text_columns, self.task.label_column)
+        splits = (self.train, self.validation)
+        return fingerprint(
+            str(value).encode("utf-8", "surrogatepass")
+            for split in splits
+            for column in columns
+            for value in (f"{column} {len(split)}", *split[column])
+        )
+
+
+def load_task(
+    task: str | Task,
+    data_dir: str | Path | None = None,
+    *,
+    n_train: int | None = None,
+    n_validation: int | None = None,
+    seed: int = 0,
+) -> TaskData:
+    """Read and check the data of a task.
+
+    Parameters
+    ----------
+    task : str or Task
+        A GLUE task's name, or a `Task` with or without its own data.
+    data_dir : str or Path, optional
+        Folder with ``train`` and ``validation`` as Parquet, CSV, TSV, JSON or JSON lines. Without it, a GLUE task
+        is fetched from the Hugging Face hub; the user's own data stand in the task.
+    n_train, n_validation : int, optional
+        Take that many rows, drawn by the seed alone.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    TaskData
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or file is missing, or the hub cannot be reached.
+    ValueError, TypeError
+        If a column or a label is missing, a label fits no class, a text is no string, a split is empty or the
+        train split has one class only; naming split, row and remedy.
+    """
+    found = find_task(task)
+    tables = read_splits(found, data_dir)
+    for split, table in tables.items():
+        _check_table(table, found, split)
+    stored = {split: table.class_names.get(found.label_column, ()) for split, table in tables.items()}
+    if found.problem == "classification" and not found.label_names:
+        names = stored["train"] or class_names(tables["train"].columns[found.label_column])
+        _check_classes(names)
+        found = replace(found, label_names=names)
+    wanted = {"n_train": n_train, "n_validation": n_validation}
+    splits = {
+        split: _dataset(table, found, split, stored[split], _draw(len(table), f"n_{split}", wanted, seed))
+        for split, table in tables.items()
+    }
+    if found.problem == "classification":
+        present = sorted(set(splits["train"][found.label_column]))
+        _check_classes([found.label_names[index] for index in present])
+    return TaskData(found, splits["train"], splits["validation"], tables["train"].source)
+
+
+def _check_table(table: Table, task: Task, split: str) -> None:
+    available = list(table.columns)
+    for column in (*task.text_columns, task.label_column):
+        if column not in available:
+            raise ValueError(
+                f"the {split} split ({table.source}) has no column {column!r}, which the task {task.name!r} needs; "
+                f"it has {available}{nearest(column, available)}"
+            )
+    if not len(table):
+        raise ValueError(f"the {split} split ({table.source}) must hold at least one row, got none")
+    for column in task.text_columns:
+        for row, text in enumerate(table.columns[column]):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"the column {column!r} of the {split} split must hold strings, got {type(text).__name__} "
+                    f"{text!r:.60} in row {row}: drop or fill such rows first"
+                )
+    check_labels_present(table.columns[task.label_column], split, task.problem)
+
+
+def _check_classes(names: Sequence[str]) -> None:
+    if len(names) < 2:
+        raise ValueError(
+            f"the train split must have at least two classes, got only {list(names)}: take more rows, or use "
+            "problem='regression' for numbers"
+        )
+
+
+def _draw(n_rows: int, name: str, wanted: Mapping[str, int | None], seed: int) -> list[int]:
+    count = wanted[name]
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ValueError(f"`{name}` must be a positive integer or None for all rows, got {count!r}")
+    return [int(row) for row in draw_rows(n_rows, count, seed)]
+
+
+def _dataset(table: Table, task: Task, split: str, stored: Sequence[str], rows: Sequence[int]) -> "Dataset":
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    raw = table.columns[task.label_column]
+    classes = task.problem == "classification"
+    labels = to_classes(raw, task.label_names, split, stored) if classes else to_numbers(raw, split)
+    feature = ClassLabel(names=list(task.label_names)) if classes else Value("float32")
+    columns = {name: [table.columns[name][row] for row in rows] for name in task.text_columns}
+    columns[task.label_column] = [labels[row] for row in rows]
+    features = Features(dict.fromkeys(task.text_columns, Value("string")) | {task.label_column: feature})
+    return Dataset.from_dict(columns, features=features)

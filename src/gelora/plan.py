@@ -1,0 +1,249 @@
+"""A rank plan: which attention matrices get which LoRA rank. Bound to a model, exported, saved."""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gelora.files import atomic_path
+from gelora.models import Architecture, architecture_of, find_blocks, weights_fingerprint
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
+
+SCHEMA = "gelora-rank-plan"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleRank:
+    """The rank of one adapted matrix.
+
+    Parameters
+    ----------
+    stack : str
+        ``"encoder"`` or ``"decoder"``.
+    block : int
+        Block of that stack, from 1.
+    role : str
+        ``"query"``, ``"key"``, ``"value"``, ``"output"``, or ``"query_key_value"`` where they are one matrix.
+    name : str
+        Module path in the model that the plan is bound to.
+    rank : int
+        Rank r of the update B A.
+    alpha : float
+        LoRA's α: the update is scaled by α / r.
+    in_features, out_features : int
+        Shape of the matrix.
+    """
+
+    stack: str
+    block: int
+    role: str
+    name: str
+    rank: int
+    alpha: float
+    in_features: int
+    out_features: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters, r · (in + out)."""
+        return self.rank * (self.in_features + self.out_features)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankPlan:
+    """LoRA ranks for the matrices of a model, and where they come from.
+
+    Parameters
+    ----------
+    policy : str
+        What chose the ranks.
+    modules : tuple of ModuleRank
+        Every adapted matrix, from the first block to the last.
+    architecture : Architecture
+        What a model must have for the plan to fit.
+    weights_fingerprint : str
+        Of the model the profile was made with; empty where unknown.
+    scaling : float
+        α / r, the same for every matrix.
+    provenance : mapping
+        Policy options and the origin of the profile.
+
+    Notes
+    -----
+    A plan is kept by (stack, block, role), so a plan made on ``AutoModel`` serves the same model under a head:
+    `bind` gives it that model's module names.
+    """
+
+    policy: str
+    modules: tuple[ModuleRank, ...]
+    architecture: Architecture
+    weights_fingerprint: str
+    scaling: float
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable adapter parameters, without any task head."""
+        return sum(module.n_parameters for module in self.modules)
+
+    @property
+    def block_ranks(self) -> dict[tuple[str, int], int]:
+        """Rank of each (stack, block)."""
+        return {(module.stack, module.block): module.rank for module in self.modules}
+
+    def bind(self, model: "nn.Module") -> "RankPlan":
+        """Return this plan with the module names of ``model``.
+
+        Raises
+        ------
+        ValueError
+            If ``model`` has another architecture, depth or width.
+
+        Warns
+        -----
+        UserWarning
+            If its weights differ from those the profile was made with.
+        """
+        blocks = find_blocks(model)
+        check_same_architecture(self.architecture, architecture_of(model, blocks), "the plan")
+        warn_other_weights(self.weights_fingerprint, weights_fingerprint(model, blocks), "the plan")
+        names = {(b.stack, b.index, role): name for b in blocks for role, name in b.roles.items()}
+        missing = [m for m in self.modules if (m.stack, m.block, m.role) not in names]
+        if missing:
+            raise ValueError(
+                f"the plan adapts the {missing[0].role} matrix of block {missing[0].block}, which the model lacks"
+            )
+        bound = (replace(m, name=names[m.stack, m.block, m.role]) for m in self.modules)
+        return replace(self, modules=tuple(bound))
+
+    def to_lora_config(
+        self, task_type: str | None = None, *, model: "nn.Module | None" = None, **options: Any
+    ) -> "LoraConfig":
+        """Return a ``peft.LoraConfig`` with this plan's ranks.
+
+        ``rank_pattern`` and ``alpha_pattern`` name every adapted module, each key matching exactly one. ``r`` is
+        the largest rank and ``lora_alpha`` keeps the same ratio, for tools that read only those two.
+
+        Parameters
+        ----------
+        task_type : str, optional
+            As peft's, e.g. ``"SEQ_CLS"``.
+        model : torch.nn.Module, optional
+            Bind the plan to this model first; needed where its module names differ from those the plan has.
+        **options
+            Passed to ``LoraConfig``, e.g. ``lora_dropout``.
+
+        Returns
+        -------
+        peft.LoraConfig
+        """
+        from peft import LoraConfig
+
+        reserved = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"} & set(options)
+        if reserved:
+            raise ValueError(f"`{min(reserved)}` follows from the plan: change the plan instead")
+        modules = self.modules if model is None else self.bind(model).modules
+        keys = {module.name: "^" + re.escape(module.name) for module in modules}
+        largest = max(module.rank for module in modules)
+        return LoraConfig(
+            task_type=task_type,
+            r=largest,
+            lora_alpha=_number(self.scaling * largest),  # type: ignore[arg-type]
+            target_modules=[module.name for module in modules],
+            rank_pattern={keys[module.name]: module.rank for module in modules},
+            alpha_pattern={keys[module.name]: _number(module.alpha) for module in modules},
+            **options,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan to a JSON file, whole or not at all."""
+        record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> "RankPlan":
+        """Read a plan from a JSON file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no plan, or newer than this gelora.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"`path`: there is no file {str(path)!r}; make one with `gelora ranks --output`")
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"`path`: {str(path)!r} is not a JSON file, or truncated: {error}") from error
+        return _from_record(record, str(path))
+
+
+def check_same_architecture(expected: Architecture, found: Architecture, what: str) -> None:
+    """Raise ValueError unless the architectures agree."""
+    if expected != found:
+        raise ValueError(f"{what} was made for {expected}, but `model` is {found}: make it again for this model")
+
+
+def warn_other_weights(expected: str, found: str | None, what: str) -> None:
+    """Warn if the weights' fingerprints are both known and differ."""
+    if expected and found and expected != found:
+        warnings.warn(
+            f"{what} was made with other weights of the same architecture: its ranks are those of another model",
+            stacklevel=3,
+        )
+
+
+def _from_record(record: Any, path: str) -> RankPlan:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"`path`: {path!r} is not a gelora rank plan; make one with `gelora ranks`")
+    version = record.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ValueError(
+            f"`path`: {path!r} has schema version {version!r}, this gelora reads up to {SCHEMA_VERSION}: "
+            "install a newer gelora"
+        )
+    try:
+        plan = RankPlan(
+            policy=str(record["policy"]),
+            modules=tuple(_module(entry) for entry in record["modules"]),
+            architecture=Architecture(**record["architecture"]),
+            weights_fingerprint=str(record["weights_fingerprint"]),
+            scaling=float(record["scaling"]),
+            provenance=dict(record["provenance"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"`path`: {path!r} is a damaged rank plan: {type(error).__name__} {error}") from error
+    if not plan.modules:
+        raise ValueError(f"`path`: {path!r} is a damaged rank plan: it adapts no module")
+    return plan
+
+
+def _module(entry: Mapping[str, Any]) -> ModuleRank:
+    module = ModuleRank(**entry)
+    for name in ("block", "rank", "in_features", "out_features"):
+        value = getattr(module, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return module
+
+
+def _number(value: float) -> float:
+    """Return whole numbers as int: configuration files read by other tools expect them so."""
+    return int(value) if float(value).is_integer() else value
+
+
+def describe_blocks(ranks: Sequence[int]) -> str:
+    """Return ranks as people write them: ``(1, 2, 1)``."""
+    return "(" + ", ".join(str(rank) for rank in ranks) + ")"

@@ -1,0 +1,227 @@
+"""The profile: an xarray Dataset of dimensions, estimator by layer. Schema, check, open, save."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gelora.files import atomic_path
+
+SCHEMA = "gelora-profile"
+SCHEMA_VERSION = 1
+
+GELORA_CITATION = """@inproceedings{eddib2025gelora,
+  title = {{GeLoRA}: Geometric Adaptive Ranks For Efficient {LoRA} Fine-tuning},
+  author = {Ed-dib, Abdessalam and Datbayev, Zhanibek and Aboussalah, Amine Mohamed},
+  booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2025},
+  year = {2025},
+  eprint = {2412.09250},
+  archivePrefix = {arXiv}
+}"""
+
+ESTIMATES = ("dimension", "standard_error", "ci_low", "ci_high")
+COVARIATES = ("mean_norm", "mean_nearest_distance", "spectral_entropy", "participation_ratio", "anisotropy")
+_LONG_NAMES = {
+    "dimension": "intrinsic dimension",
+    "standard_error": "standard error of the intrinsic dimension",
+    "ci_low": "lower end of the confidence interval",
+    "ci_high": "upper end of the confidence interval",
+    "n_points": "distinct points used",
+    "undefined": "why the dimension is undefined, empty where it is defined",
+    "mean_norm": "mean Euclidean norm of the points",
+    "mean_nearest_distance": "mean distance to the nearest other point",
+    "spectral_entropy": "entropy of the normalised eigenvalues of the centred covariance, in nats",
+    "participation_ratio": "squared sum over sum of squares of the eigenvalues of the centred covariance",
+    "anisotropy": "largest eigenvalue of the centred covariance over their sum",
+}
+
+
+def make_profile(
+    *,
+    estimators: Sequence[str],
+    estimates: Mapping[str, NDArray[np.float64]],
+    n_points: NDArray[np.int64],
+    undefined: NDArray[np.str_],
+    covariates: Mapping[str, NDArray[np.float64]],
+    stacks: Sequence[str],
+    layers: Sequence[int],
+    names: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> xr.Dataset:
+    """Put estimates, covariates and provenance into a Dataset of the profile's schema.
+
+    Parameters
+    ----------
+    estimators : sequence of str
+        Labels along ``estimator``.
+    estimates : mapping
+        Each of ``dimension``, ``standard_error``, ``ci_low``, ``ci_high``, of shape (n_estimators, n_layers).
+    n_points, undefined : ndarray of shape (n_estimators, n_layers)
+        Distinct points used; the reason where a dimension is undefined, else empty.
+    covariates : mapping
+        Each covariate, of shape (n_layers,).
+    stacks, layers, names : sequence
+        Coordinates along ``layer``.
+    attributes : mapping
+        Provenance; what is no number or text is stored as JSON, as netCDF knows nothing else.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
+    last = {stack: max(n for s, n in zip(stacks, layers, strict=True) if s == stack) for stack in set(stacks)}
+    depth = [n / last[stack] if last[stack] else 0.0 for stack, n in zip(stacks, layers, strict=True)]
+    grid = ("estimator", "layer")
+    variables: dict[str, Any] = {name: (grid, estimates[name]) for name in ESTIMATES}
+    variables |= {"n_points": (grid, n_points), "undefined": (grid, undefined.astype(object))}
+    variables |= {name: ("layer", covariates[name]) for name in COVARIATES}
+    profile = xr.Dataset(
+        variables,
+        coords={
+            "estimator": np.array(list(estimators), dtype=object),
+            "layer": np.array(layers, dtype=np.int64),
+            "name": ("layer", np.array(list(names), dtype=object)),
+            "depth": ("layer", np.array(depth)),
+            "stack": ("layer", np.array(list(stacks), dtype=object)),
+        },
+        attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
+        | {key: _plain(value) for key, value in attributes.items()},
+    )
+    for name, text in _LONG_NAMES.items():
+        profile[name].attrs["long_name"] = text
+    return check_profile(profile)
+
+
+def check_profile(profile: Any) -> xr.Dataset:
+    """Return ``profile`` if it has the schema of a profile.
+
+    Raises
+    ------
+    TypeError
+        If it is no Dataset.
+    ValueError
+        If it is of another kind, newer than this gelora, or lacks something; saying what.
+    """
+    if not isinstance(profile, xr.Dataset):
+        raise TypeError(
+            f"`profile` must be an xarray.Dataset as `gelora.estimate` returns, got {type(profile).__name__}"
+        )
+    if profile.attrs.get("schema") != SCHEMA:
+        raise ValueError(
+            "`profile` is not a gelora profile: its attribute `schema` is "
+            f"{profile.attrs.get('schema')!r}, not {SCHEMA!r}; make one with `gelora.estimate`"
+        )
+    version = profile.attrs.get("schema_version")
+    if not isinstance(version, int | np.integer) or version > SCHEMA_VERSION:
+        raise ValueError(
+            f"`profile` has schema version {version!r}, this gelora reads up to {SCHEMA_VERSION}: "
+            "install a newer gelora"
+        )
+    grid: tuple[str, ...] = ("estimator", "layer")
+    needed = dict.fromkeys((*ESTIMATES, "n_points", "undefined"), grid)
+    needed |= dict.fromkeys((*COVARIATES, "name", "depth", "stack"), ("layer",))
+    for name, dims in needed.items():
+        if name not in profile.variables:
+            raise ValueError(f"`profile` lacks the variable {name!r}: it was cut or changed since it was made")
+        if set(profile[name].dims) != set(dims):
+            raise ValueError(f"`profile`: {name!r} must have the dimensions {dims}, got {profile[name].dims}")
+    if not profile.sizes["estimator"] or not profile.sizes["layer"]:
+        raise ValueError("`profile` is empty: it needs at least one estimator and one layer")
+    return profile
+
+
+def save_profile(profile: xr.Dataset, path: str | Path) -> Path:
+    """Write ``profile`` to a netCDF file, whole or not at all.
+
+    Parameters
+    ----------
+    profile : xarray.Dataset
+        As `gelora.estimate` returns.
+    path : str or Path
+        The file, customarily ``.nc``; an existing one is replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OSError
+        If ``path`` cannot be written; nothing is left behind.
+    """
+    check_profile(profile)
+    with atomic_path(path) as temporary:
+        profile.to_netcdf(temporary, engine="h5netcdf")
+    return Path(path)
+
+
+def open_profile(path: str | Path) -> xr.Dataset:
+    """Read a profile from a netCDF file into memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is truncated, foreign or newer than this gelora.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"`path`: there is no file {str(path)!r}; make one with `gelora estimate --output`")
+    try:
+        with xr.open_dataset(file, engine="h5netcdf") as dataset:
+            profile = dataset.load()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        # What h5py raises depends on where the file is damaged.
+        raise ValueError(
+            f"`path`: {str(path)!r} is not a readable netCDF file, truncated or of another kind: {error}"
+        ) from error
+    return check_profile(profile)
+
+
+def attribute(profile: xr.Dataset, name: str) -> dict[str, Any]:
+    """Return an attribute that holds a JSON object, such as ``architecture``; empty where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is damaged.
+    """
+    text = profile.attrs.get(name, "{}")
+    try:
+        record = json.loads(text)
+    except (TypeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"`profile`: its attribute `{name}` is damaged: {text!r:.80}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"`profile`: its attribute `{name}` is damaged: {text!r:.80}")
+    return record
+
+
+def citation(profile: xr.Dataset) -> str:
+    """Return BibTeX entries of the methods behind ``profile``: its estimators, and GeLoRA.
+
+    Parameters
+    ----------
+    profile : xarray.Dataset
+        As `gelora.estimate` returns.
+
+    Returns
+    -------
+    str
+        The entries, each once. An estimator that does not cite itself is named in a comment.
+    """
+    check_profile(profile)
+    entries = [GELORA_CITATION]
+    for label, entry in attribute(profile, "citations").items():
+        text = str(entry).strip() or f"% the estimator {label!r} cites nothing"
+        if text not in entries:
+            entries.append(text)
+    return "\n\n".join(entries) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)

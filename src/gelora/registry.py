@@ -1,0 +1,133 @@
+"""Estimators by name: entry points in, callables out.
+
+Whatever a distribution lists under ``[project.entry-points."gelora.estimators"]`` works by name; gelora's own
+estimators have no other way in.
+"""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from gelora_estimators.protocol import DimensionEstimator
+
+GROUP = "gelora.estimators"
+
+
+def available_estimators() -> tuple[str, ...]:
+    """Return the names of all installed estimators, without importing any.
+
+    Raises
+    ------
+    ValueError
+        If two distributions offer one name.
+
+    Examples
+    --------
+    >>> "twonn" in available_estimators()
+    True
+    """
+    return tuple(sorted(_entry_points()))
+
+
+def make_estimator(name: str, **options: Any) -> DimensionEstimator:
+    """Make an estimator from its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `available_estimators`; options may stand in it, as in ``"mle(k1=5, k2=10)"``.
+    **options
+        The estimator's own options.
+
+    Returns
+    -------
+    callable
+        From points of shape (n, d) and ``rng=`` to a ``DimensionEstimate``.
+
+    Raises
+    ------
+    ValueError
+        If no estimator has the name or an option does not fit, with the nearest match and the list.
+        Whatever a plug-in raises when it is imported is passed on as it is.
+
+    Examples
+    --------
+    >>> make_estimator("twonn", fit="likelihood").fit
+    'likelihood'
+    """
+    bare, written = parse_estimator(name)
+    both = sorted(set(written) & set(options))
+    if both:
+        raise ValueError(f"`{both[0]}` is given twice, in {name!r} and as an argument: leave one out")
+    points = _entry_points()
+    if bare not in points:
+        raise ValueError(f"`estimator`: there is no {bare!r}{_hint(bare, list(points))}; there are {sorted(points)}")
+    factory = points[bare].load()
+    _check_options(bare, factory, {**written, **options})
+    made: DimensionEstimator = factory(**written, **options)
+    return made
+
+
+def parse_estimator(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"mle(k1=5)"`` into the name and its options, which are Python literals.
+
+    Raises
+    ------
+    ValueError
+        If the text is neither a name nor a name with options.
+
+    Examples
+    --------
+    >>> parse_estimator("mle(k1=5, average='mean')")
+    ('mle', {'k1': 5, 'average': 'mean'})
+    """
+    name, bracket, rest = text.strip().partition("(")
+    if not bracket:
+        return name, {}
+    problem = f"`estimator` must be a name, or a name with options as in mle(k1=5, k2=10), got {text!r}"
+    try:
+        # Only the call's keywords are read, as literals: nothing is run.
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError(problem)
+        return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords if word.arg}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(problem) from error
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        known = found.setdefault(point.name, point)
+        # One distribution can be seen twice, installed and on the path.
+        if (_origin(known), known.value) != (_origin(point), point.value):
+            raise ValueError(
+                f"two distributions offer the estimator {point.name!r}, {_origin(known)} and {_origin(point)}: "
+                "uninstall one"
+            )
+    return found
+
+
+def _origin(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise ValueError(
+                f"`{option}` is no option of the estimator {name!r}{_hint(option, list(parameters))}; "
+                f"it has {sorted(parameters)}"
+            )
+
+
+def _hint(name: str, known: list[str]) -> str:
+    lowered = {candidate.lower(): candidate for candidate in known}
+    nearest = difflib.get_close_matches(name.lower(), lowered, n=1)
+    return f"; did you mean {lowered[nearest[0]]!r}?" if nearest else ""

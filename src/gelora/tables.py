@@ -1,0 +1,107 @@
+"""Profiles, plans and scores as text tables."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gelora.plan import RankPlan
+
+
+def profile_table(profile: xr.Dataset, plan: "RankPlan | None" = None, title: str | None = None) -> "Table":
+    """Return a table with a row per layer: dimension ± standard error by estimator, and rank.
+
+    Parameters
+    ----------
+    profile : xarray.Dataset
+        As `gelora.estimate` returns.
+    plan : RankPlan, optional
+        Adds the rank of each block, beside the layer it ends in.
+    title : str, optional
+        Stands above the table.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("layer", justify="right")
+    several = len(set(profile["stack"].values)) > 1
+    if several:
+        table.add_column("stack")
+    labels = [str(label) for label in profile["estimator"].values]
+    for label in labels:
+        table.add_column(label, justify="right")
+    table.add_column("points", justify="right")
+    if plan is not None:
+        table.add_column("rank", justify="right")
+    ranks = plan.block_ranks if plan is not None else {}
+    for column in range(profile.sizes["layer"]):
+        layer = profile.isel(layer=column)
+        stack, number = str(layer["stack"].item()), int(layer["layer"].item())
+        cells = [str(number)] + ([stack] if several else [])
+        for label in labels:
+            entry = layer.sel(estimator=label)
+            cells.append(number_with_error(float(entry["dimension"]), float(entry["standard_error"])))
+        cells.append(f"{int(layer['n_points'].max()):,}")
+        if plan is not None:
+            cells.append(str(ranks.get((stack, number), "")))
+        table.add_row(*cells)
+    return table
+
+
+def number_with_error(value: float, error: float) -> str:
+    """Return ``12.3 ± 0.4``; a dash where the value is undefined, no error where there is none.
+
+    Examples
+    --------
+    >>> number_with_error(12.34, 0.41), number_with_error(float("nan"), 1.0)
+    ('12.3 ± 0.4', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{value:.1f}" + ("" if math.isnan(error) else f" ± {error:.1f}")
+
+
+def plan_table(plans: Mapping[str, "RankPlan"], title: str | None = None) -> "Table":
+    """Return a table with a row per plan: rank of every block, and trainable adapter parameters."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("plan")
+    keys = list(dict.fromkeys(key for plan in plans.values() for key in plan.block_ranks))
+    several = len({stack for stack, _ in keys}) > 1
+    for stack, block in keys:
+        table.add_column(f"{stack[:3]} {block}" if several else f"block {block}", justify="right")
+    table.add_column("parameters", justify="right")
+    for name, plan in plans.items():
+        ranks = plan.block_ranks
+        table.add_row(name, *(str(ranks.get(key, "")) for key in keys), f"{plan.n_parameters:,}")
+    return table
+
+
+def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) -> "Table":
+    """Return a table with a row per fine-tuning: score, trainable parameters, seconds of training."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    metric = str(next(iter(records.values())).attrs["main_metric"])
+    table.add_column("fine-tuning")
+    for heading in (metric, "adapter parameters", "head parameters", "seconds", "ms per step"):
+        table.add_column(heading, justify="right")
+    for name, record in records.items():
+        table.add_row(
+            name,
+            f"{float(record['score']):.4f}",
+            f"{int(record['adapter_parameters']):,}",
+            f"{int(record['head_parameters']):,}",
+            f"{float(record['training_seconds']):.0f}",
+            f"{1000 * float(record['seconds_per_step']):.0f}",
+        )
+    return table

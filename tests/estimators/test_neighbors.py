@@ -1,0 +1,188 @@
+"""The search equals a float64 brute force on the same stored numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from gelora_estimators import DegenerateCloudError, as_points, nearest_distances
+from gelora_estimators.clouds import gaussian, random_rotation, sphere
+
+
+def brute_force(points, k):
+    """Return distances and indices by subtraction in float64, ties by index."""
+    stored = np.asarray(as_points(points), dtype=np.float64)
+    distances = np.stack([np.sqrt(np.square(stored - row).sum(axis=1)) for row in stored])
+    np.fill_diagonal(distances, np.inf)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, order, axis=1), order
+
+
+def assert_exact(points, k):
+    found = nearest_distances(points, k)
+    expected = brute_force(points, k)[0]
+    assert found.distances.dtype == np.float64
+    assert found.indices.dtype == np.int64
+    np.testing.assert_allclose(found.distances, expected, rtol=1e-9)
+    stored = np.asarray(as_points(points), dtype=np.float64)
+    difference = stored[:, None, :] - stored[found.indices]
+    np.testing.assert_allclose(np.sqrt(np.square(difference).sum(axis=-1)), found.distances, rtol=1e-9)
+    assert (found.indices != np.arange(len(stored))[:, None]).all()
+
+
+@pytest.fixture
+def cloud():
+    return gaussian(300, 4, 40, np.random.default_rng(0))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("k", [1, 2, 20, 299])
+def test_distances_equal_brute_force_for_any_k(cloud, k):
+    assert_exact(cloud, k)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_distances_equal_brute_force_on_stored_half_and_single_precision(cloud, dtype):
+    assert_exact(cloud.astype(dtype), 10)
+
+
+def test_distances_equal_brute_force_on_a_bfloat16_tensor(cloud):
+    assert_exact(torch.tensor(cloud).to(torch.bfloat16), 10)
+
+
+@pytest.mark.parametrize("shift", [1e4, 1e8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distances_equal_brute_force_far_from_the_origin(shift, dtype):
+    cloud = sphere(300, 5, 100, np.random.default_rng(1))
+    cloud[:, ::2] += shift  # every other coordinate still tells the float32 points apart
+    assert_exact(cloud.astype(dtype), 10)
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e9, 1e13])
+def test_distances_equal_brute_force_beside_a_far_outlier(cloud, outlier):
+    cloud[17] = outlier
+    assert_exact(cloud, 5)
+
+
+def test_distances_equal_brute_force_in_tight_clusters_far_apart():
+    rng = np.random.default_rng(2)
+    centres = 1e6 * rng.standard_normal((5, 30))
+    assert_exact(centres[rng.integers(5, size=300)] + 1e-3 * rng.standard_normal((300, 30)), 12)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4, 1e-200, 1e200])
+def test_distances_scale_with_the_unit(cloud, scale):
+    found, unit = nearest_distances(cloud * scale, 5), nearest_distances(cloud, 5)
+    np.testing.assert_allclose(found.distances / scale, unit.distances, rtol=1e-12)
+
+
+def test_distances_survive_rotation_and_zero_padding(cloud):
+    rotated = cloud @ random_rotation(40, np.random.default_rng(3))
+    reference = nearest_distances(cloud, 5).distances
+    np.testing.assert_allclose(nearest_distances(rotated, 5).distances, reference, rtol=1e-12)
+    padded = np.concatenate([cloud, np.zeros((300, 50))], axis=1)
+    np.testing.assert_array_equal(nearest_distances(padded, 5).distances, reference)
+
+
+def test_a_permutation_of_rows_permutes_distances_bit_by_bit(cloud):
+    order = np.random.default_rng(4).permutation(300)
+    found, reference = nearest_distances(cloud[order], 5), nearest_distances(cloud, 5)
+    np.testing.assert_array_equal(found.distances, reference.distances[order])
+    np.testing.assert_array_equal(order[found.indices], reference.indices[order])
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("more", [3, 17, 80, 299])
+def test_the_first_columns_are_the_same_bits_whatever_k_is(cloud, more):
+    few, many = nearest_distances(cloud, 2), nearest_distances(cloud, more)
+    np.testing.assert_array_equal(few.distances, many.distances[:, :2])
+    np.testing.assert_array_equal(few.indices, many.indices[:, :2])
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.eye(60),
+        np.stack(np.meshgrid(np.arange(6.0), np.arange(7.0), np.arange(5.0)), axis=-1).reshape(-1, 3),
+        np.round(np.random.default_rng(5).standard_normal((200, 3)), 1),
+    ],
+    ids=["one-hot", "lattice", "rounded"],
+)
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_ties_are_exact_and_in_order_of_index(points, k):
+    distinct = np.unique(points, axis=0)
+    found = nearest_distances(distinct, k)
+    distances, indices = brute_force(distinct, k)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
+    if k == 1 or np.ptp(distances) == 0.0 or np.array_equal(distinct, np.round(distinct)):
+        # Equal distances are equal bits only where the coordinates are integers.
+        np.testing.assert_array_equal(found.indices, indices)
+    stacked = np.stack([np.sort(found.indices, axis=1)])
+    assert (np.diff(stacked, axis=-1) > 0).all() or k == 1
+
+
+def test_copies_are_counted_and_leave_distances_as_they_were(cloud):
+    repeated = np.concatenate([cloud[:1], cloud, cloud[50:80]])
+    found, reference = nearest_distances(repeated, 4), nearest_distances(cloud, 4)
+    assert found.n_copies == 31
+    np.testing.assert_array_equal(found.rows, [0, *range(2, 301)])
+    np.testing.assert_array_equal(found.distances, reference.distances)
+    np.testing.assert_array_equal(found.indices, reference.indices)
+
+
+def test_blocks_of_rows_give_the_same_bits_as_one_block(cloud, monkeypatch):
+    reference = nearest_distances(cloud, 6)
+    monkeypatch.setattr("gelora_estimators.neighbors._BLOCK_ELEMENTS", 2000)
+    monkeypatch.setattr("gelora_estimators.neighbors._DIFFERENCE_ELEMENTS", {"cpu": 100, "cuda": 100})
+    found = nearest_distances(cloud, 6)
+    np.testing.assert_array_equal(found.distances, reference.distances)
+    np.testing.assert_array_equal(found.indices, reference.indices)
+
+
+def test_too_few_points_for_k_are_refused_with_the_counts(cloud):
+    with pytest.raises(DegenerateCloudError, match=r"5 distinct points.*at least 7 are needed"):
+        nearest_distances(cloud[:5], 6)
+
+
+def test_with_a_minimum_a_small_cloud_gives_the_neighbours_it_has(cloud):
+    assert nearest_distances(cloud[:5], 6, minimum=2).distances.shape == (5, 4)
+
+
+def test_vectors_repeated_with_rounding_noise_are_refused_with_the_counts():
+    rng = np.random.default_rng(6)
+    atoms = rng.standard_normal((5, 64)).astype(np.float32)[rng.integers(5, size=400)]
+    noisy = atoms * (1 + rng.integers(-1, 2, size=(400, 64)).astype(np.float32) * np.finfo(np.float32).eps)
+    with pytest.raises(DegenerateCloudError, match="400 of 400 distinct points.*rounding of the stored numbers"):
+        nearest_distances(noisy, 2)
+
+
+def test_a_few_near_copies_are_counted_and_kept(cloud):
+    near = np.concatenate([cloud, np.nextafter(cloud[:7], np.inf)])
+    found = nearest_distances(near, 2)
+    assert found.n_near_copies == 14
+    assert len(found.rows) == 307
+
+
+@pytest.mark.parametrize(("k", "minimum"), [(0, None), (2.5, None), (True, None), (3, 0)])
+def test_bad_counts_are_value_errors_that_name_the_argument(cloud, k, minimum):
+    name = "k" if minimum is None else "minimum"
+    with pytest.raises(ValueError, match=f"`{name}` must be an integer of at least 1"):
+        nearest_distances(cloud, k, minimum=minimum)
+
+
+def test_an_unknown_device_is_named(cloud):
+    with pytest.raises(ValueError, match="`device` must be 'auto' or a torch device.*'abacus'"):
+        nearest_distances(cloud, 2, device="abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without CUDA")
+def test_cuda_without_a_gpu_is_refused(cloud):
+    with pytest.raises(ValueError, match="`device` must be available, got 'cuda'"):
+        nearest_distances(cloud, 2, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_gives_the_same_bits_as_the_cpu(cloud):
+    here, there = nearest_distances(cloud, 9), nearest_distances(torch.tensor(cloud, device="cuda"), 9)
+    np.testing.assert_array_equal(here.distances, there.distances)
+    np.testing.assert_array_equal(here.indices, there.indices)

@@ -1,0 +1,299 @@
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from gelora.models import Architecture
+from gelora.plan import ModuleRank, RankPlan
+from gelora.plots import COLORS, MARKERS, plot_profile, plot_ranks
+from gelora.profile import COVARIATES, ESTIMATES, make_profile
+
+NAN = float("nan")
+
+
+def example_profile(
+    dimension: list[list[float]], stacks: list[str] | None = None, *, intervals: bool = True
+) -> xr.Dataset:
+    values = np.array(dimension)
+    n_estimators, n_layers = values.shape
+    stacks = stacks or ["encoder"] * n_layers
+    layers = [stacks[:i].count(stack) for i, stack in enumerate(stacks)]
+    half = 0.4 if intervals else NAN
+    estimates = {"dimension": values, "standard_error": np.where(np.isnan(values), NAN, 0.2)}
+    estimates |= {"ci_low": values - half, "ci_high": values + 1.5 * half}
+    assert estimates.keys() == set(ESTIMATES)
+    return make_profile(
+        estimators=["mle", "twonn", "ph"][:n_estimators],
+        estimates=estimates,
+        n_points=np.full(values.shape, 1994),
+        undefined=np.where(np.isnan(values), "all points equal", ""),
+        covariates={name: np.ones(n_layers) for name in COVARIATES},
+        stacks=stacks,
+        layers=layers,
+        names=[f"block.{i}" for i in range(n_layers)],
+        attributes={"model": "/models/tiny", "pooling": "mean", "n_texts": 2000},
+    )
+
+
+def example_plan(ranks: list[int], policy: str = "geometric", *, stack: str = "encoder", key_rank: int = 0) -> RankPlan:
+    modules = tuple(
+        ModuleRank(
+            stack=stack,
+            block=block,
+            role=role,
+            name=f"{block}.{role}",
+            rank=key_rank or rank if role == "key" else rank,
+            alpha=2.0 * rank,
+            in_features=8,
+            out_features=8,
+        )
+        for block, rank in enumerate(ranks, start=1)
+        for role in ("query", "key", "value", "output")
+        if rank
+    )
+    return RankPlan(
+        policy=policy,
+        modules=modules,
+        architecture=Architecture(model_type="tiny", blocks={stack: len(ranks)}, width=8),
+        weights_fingerprint="",
+        scaling=2.0,
+    )
+
+
+def new_axes() -> Axes:
+    return Figure().add_subplot()
+
+
+def legend_texts(axes: Axes) -> list[str]:
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def named_lines(axes: Axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {str(line.get_label()): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines}
+
+
+@pytest.mark.smoke
+def test_the_lines_of_a_profile_are_its_dimensions_against_relative_depth() -> None:
+    profile = example_profile([[5.0, 7.0, 6.0], [4.0, 8.0, 7.0]])
+    lines = named_lines(plot_profile(profile, new_axes()))
+    for name in ("mle", "twonn"):
+        np.testing.assert_array_equal(lines[name][0], [0, 0.5, 1])
+        np.testing.assert_array_equal(lines[name][1], profile["dimension"].sel(estimator=name))
+
+
+def test_layer_numbers_take_the_place_of_depth_when_asked_for() -> None:
+    axes = plot_profile(example_profile([[5.0, 7.0, 6.0]]), new_axes(), x="layer")
+    np.testing.assert_array_equal(named_lines(axes)["mle"][0], [0, 1, 2])
+    assert axes.get_xlabel().startswith("layer")
+    assert plot_profile(example_profile([[5.0, 6.0]]), new_axes()).get_xlabel().startswith("relative depth")
+
+
+def test_error_bars_span_the_confidence_interval() -> None:
+    axes = plot_profile(example_profile([[5.0, 7.0, 6.0]]), new_axes())
+    (bars,) = [artist for artist in axes.collections if isinstance(artist, LineCollection)]
+    spans = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    np.testing.assert_allclose(spans, [[4.6, 5.6], [6.6, 7.6], [5.6, 6.6]])
+
+
+def test_error_bars_are_one_standard_error_where_no_interval_is_given() -> None:
+    axes = plot_profile(example_profile([[5.0, 7.0]], intervals=False), new_axes())
+    (bars,) = [artist for artist in axes.collections if isinstance(artist, LineCollection)]
+    np.testing.assert_allclose([s[:, 1].tolist() for s in bars.get_segments()], [[4.8, 5.2], [6.8, 7.2]])
+
+
+def test_no_error_bars_are_drawn_when_they_are_turned_off() -> None:
+    axes = plot_profile(example_profile([[5.0, 7.0]]), new_axes(), errors=False)
+    assert list(axes.collections) == []
+
+
+def test_an_undefined_layer_is_a_gap_and_a_cross_at_the_foot_never_a_number() -> None:
+    axes = plot_profile(example_profile([[NAN, 7.0, 6.0]]), new_axes())
+    lines = named_lines(axes)
+    assert np.isnan(lines["mle"][1][0])
+    place, height = lines["_undefined"]
+    assert place.tolist() == [0.0]
+    (cross,) = [line for line in axes.lines if line.get_label() == "_undefined"]
+    assert cross.get_transform() == axes.get_xaxis_transform()  # a height of the axes, not a dimension
+    assert 0 < height[0] < 0.2
+    assert legend_texts(axes) == ["mle", "undefined"]
+
+
+def test_the_crosses_of_two_estimators_at_one_layer_do_not_hide_each_other() -> None:
+    axes = plot_profile(example_profile([[NAN, 7.0], [NAN, 6.0]]), new_axes())
+    heights = {float(np.asarray(line.get_ydata())[0]) for line in axes.lines if line.get_label() == "_undefined"}
+    assert len(heights) == 2
+
+
+def test_a_profile_that_is_undefined_throughout_is_drawn_without_a_number() -> None:
+    axes = plot_profile(example_profile([[NAN, NAN]]), new_axes())
+    assert legend_texts(axes) == ["mle", "undefined"]
+    assert "n =" not in axes.get_title(loc="left")
+
+
+def test_encoder_and_decoder_are_separate_lines() -> None:
+    profile = example_profile([[5.0, 7.0, 6.0, 3.0, 4.0]], ["encoder"] * 3 + ["decoder"] * 2)
+    axes = plot_profile(profile, new_axes())
+    lines = named_lines(axes)
+    np.testing.assert_array_equal(lines["mle, encoder"][1], [5, 7, 6])
+    np.testing.assert_array_equal(lines["mle, decoder"][1], [3, 4])
+    styles = {str(line.get_label()): line.get_linestyle() for line in axes.lines}
+    assert styles["mle, encoder"] != styles["mle, decoder"]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "errors", "bars"),
+    [(True, True, ", bars: confidence interval"), (False, True, ", bars: ± standard error"), (True, False, "")],
+)
+def test_the_title_states_model_pooling_texts_points_and_bars(intervals: bool, errors: bool, bars: str) -> None:
+    axes = plot_profile(example_profile([[5.0, 7.0]], intervals=intervals), new_axes(), errors=errors)
+    assert axes.get_title(loc="left") == f"tiny\npooling: mean, 2,000 texts, n = 1,994 points{bars}"
+
+
+def test_a_changing_number_of_points_is_stated_as_a_range() -> None:
+    profile = example_profile([[5.0, 7.0, NAN]])
+    profile["n_points"][0] = [1500, 2000, 1]
+    assert "n = 1,500 to 2,000 points" in plot_profile(profile, new_axes()).get_title(loc="left")
+
+
+def test_estimators_are_chosen_by_name() -> None:
+    profile = example_profile([[5.0, 7.0], [4.0, 8.0], [3.0, 3.5]])
+    assert legend_texts(plot_profile(profile, new_axes(), estimator="twonn")) == ["twonn"]
+    assert legend_texts(plot_profile(profile, new_axes(), estimator=["ph", "mle"])) == ["ph", "mle"]
+
+
+def test_estimators_differ_in_marker_and_in_brightness() -> None:
+    assert len(set(MARKERS)) == len(MARKERS)
+    brightness = [float(np.dot(to_rgb(color), (0.299, 0.587, 0.114))) for color in COLORS[:2]]
+    assert abs(brightness[0] - brightness[1]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimator": "gride"}, "`estimator` must be among those of the profile, mle, twonn; got 'gride'"),
+        ({"estimator": []}, "`estimator` must name at least one of mle, twonn, got an empty sequence"),
+        ({"x": "time"}, "`x` must be 'depth' or 'layer', got 'time'"),
+    ],
+)
+def test_a_bad_choice_is_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plot_profile(example_profile([[5.0, 7.0], [4.0, 8.0]]), new_axes(), **arguments)  # type: ignore[arg-type]
+
+
+def test_what_is_no_profile_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`profile` must be an xarray\.Dataset"):
+        plot_profile({"dimension": [1.0]}, new_axes())  # type: ignore[arg-type]
+
+
+@pytest.mark.smoke
+def test_the_map_of_a_plan_writes_the_rank_in_every_cell_and_the_parameters_in_the_title() -> None:
+    plan = example_plan([1, 2, 3])
+    axes = plot_ranks(plan, new_axes())
+    cells = {tuple(round(v) for v in text.get_position()): text.get_text() for text in axes.texts}
+    assert cells == {(block, role): str(block + 1) for block in range(3) for role in range(4)}
+    assert axes.get_title(loc="left") == f"geometric ranks: {plan.n_parameters} trainable parameters"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["query", "key", "value", "output"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3"]
+
+
+def test_the_map_shows_the_ranks_as_its_colours() -> None:
+    (image,) = plot_ranks(example_plan([1, 2, 3], key_rank=1), new_axes()).images
+    np.testing.assert_array_equal(np.asarray(image.get_array()), [[1, 2, 3], [1, 1, 1], [1, 2, 3], [1, 2, 3]])
+
+
+def test_a_matrix_without_an_adapter_is_a_dash_in_the_map() -> None:
+    axes = plot_ranks(example_plan([1, 0, 3]), new_axes())
+    assert [t.get_text() for t in axes.texts if round(t.get_position()[0]) == 1] == ["–"] * 4
+
+
+@pytest.mark.smoke
+def test_plans_are_compared_as_bars_with_their_ranks_and_parameters() -> None:
+    plans = [example_plan([1, 4, 2]), example_plan([2, 2, 2], "uniform")]
+    axes = plot_ranks(plans, new_axes())
+    assert [bar.get_height() for bar in axes.patches] == [1, 4, 2, 2, 2, 2]
+    assert [text.get_text() for text in axes.texts] == ["1", "4", "2", "2", "2", "2"]
+    assert legend_texts(axes) == ["geometric: 448 parameters", "uniform: 384 parameters"]
+    assert sum(plan.n_parameters for plan in plans) == 448 + 384
+
+
+def test_a_mapping_names_the_plans_and_equal_policies_are_numbered() -> None:
+    first, second = example_plan([1, 2]), example_plan([2, 1])
+    named = legend_texts(plot_ranks({"before": first, "after": second}, new_axes()))
+    assert [text.partition(":")[0] for text in named] == ["before", "after"]
+    numbered = legend_texts(plot_ranks([first, second], new_axes()))
+    assert [text.partition(":")[0] for text in numbered] == ["geometric 1", "geometric 2"]
+
+
+def test_blocks_of_two_stacks_are_told_apart() -> None:
+    encoder, decoder = example_plan([1, 2]), example_plan([3], stack="decoder")
+    both = RankPlan(
+        policy="geometric",
+        modules=encoder.modules + decoder.modules,
+        architecture=Architecture(model_type="tiny", blocks={"encoder": 2, "decoder": 1}, width=8),
+        weights_fingerprint="",
+        scaling=2.0,
+    )
+    axes = plot_ranks(both, new_axes())
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["E1", "E2", "D1"]
+    assert axes.get_xlabel() == "block (E: encoder, D: decoder)"
+    assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines] == [[1.5, 1.5]]
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "message"),
+    [
+        (3, TypeError, "`plan` must be a RankPlan, or several in a sequence or mapping, got int"),
+        ("plan.json", TypeError, "`plan` must hold RankPlans only, got str"),
+        ([], ValueError, "`plan` must hold at least one RankPlan, got none"),
+        (
+            [example_plan([1]), example_plan([1, 2])],
+            ValueError,
+            "`plan` must hold plans for one architecture, got tiny",
+        ),
+    ],
+)
+def test_what_is_no_plan_is_refused(plan: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        plot_ranks(plan, new_axes())  # type: ignore[arg-type]
+
+
+def test_given_axes_are_returned_and_neither_pyplot_nor_the_settings_are_touched() -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    settings = dict(mpl.rcParams)
+    for draw in (
+        lambda ax: plot_profile(example_profile([[5.0, NAN]]), ax),
+        lambda ax: plot_ranks(example_plan([1, 2]), ax),
+        lambda ax: plot_ranks([example_plan([1, 2]), example_plan([2, 2])], ax),
+    ):
+        axes = new_axes()
+        assert draw(axes) is axes
+        assert axes.figure is not None
+    assert plt.get_fignums() == []
+    assert dict(mpl.rcParams) == settings
+
+
+def test_without_axes_a_figure_is_opened() -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    axes = plot_profile(example_profile([[5.0, 7.0]]))
+    assert plt.get_fignums() == [1]
+    assert plt.figure(1).axes == [axes]
+    plt.close("all")
+
+
+def test_drawing_does_not_change_the_profile() -> None:
+    profile = example_profile([[5.0, NAN, 6.0]])
+    before = profile.copy(deep=True)
+    plot_profile(profile, new_axes())
+    xr.testing.assert_identical(profile, before)
