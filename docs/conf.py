@@ -18,7 +18,8 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "skeleton"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "skeleton"]
 nitpicky = False
 default_role = "autolink"
 myst_enable_extensions = ["dollarmath", "deflist"]

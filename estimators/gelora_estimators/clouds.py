@@ -42,7 +42,8 @@ def sphere(n: int, d: int, ambient: int, rng: np.random.Generator) -> FloatArray
 def flat_torus(n: int, d: int, ambient: int, rng: np.random.Generator) -> FloatArray:
     """Return points uniform on the product of d unit circles, which needs 2d coordinates.
 
-    It has no edge and no curvature of its own, so nearest-neighbour estimators are nearly unbiased.
+    It has no edge, and no curvature of its own; but distances are chords, shorter than the way along
+    the circles, so wide neighbourhoods read high (MLE gives 6.9 for d = 6 and n = 1,500).
 
     Raises
     ------

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from gelora_estimators.neighbors import nearest_distances
 from gelora_estimators.options import check_choice, check_integer, check_number
-from gelora_estimators.points import IndexArray, as_points
+from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
     Search,
@@ -109,9 +109,8 @@ class Gride:
         """
         found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
         search = search_within(points, found.rows, k=self.n2, device=self.device)
-        return self._estimate(
-            found.distances, found.indices, len(as_points(points)), rng, search, near=found.n_near_copies
-        )
+        n = len(found.rows) + found.n_copies
+        return self._estimate(found.distances, found.indices, n, rng, search, near=found.n_near_copies)
 
     def from_distances(
         self, distances: FloatArray, n: int, rng: np.random.Generator, *, indices: IndexArray | None = None
@@ -200,8 +199,9 @@ def likelihood_dimension(distances: FloatArray, n1: int, n2: int) -> tuple[float
     """Return the maximum-likelihood dimension and its standard error from neighbours n1 and n2.
 
     With l = log μ the derivative of the log-likelihood is
-    n/d − (n2 − 1) Σ l + (n2 − n1 − 1) Σ l / (1 − e^{−dl}). It falls with d, and since 1/d ≤ l/(1 − e^{−dl}) ≤ 1/d + l
-    its root lies between n (n2 − n1)/((n2 − 1) Σ l) and n (n2 − n1)/(n1 Σ l).
+    n/d − (n2 − 1) Σ l + (n2 − n1 − 1) Σ l / (1 − e^{−dl}). It falls with d, and since
+    1/d ≤ l/(1 − e^{−dl}) ≤ 1/d + l its root lies between n (n2 − n1)/((n2 − 1) Σ l) and
+    n (n2 − n1)/(n1 Σ l).
 
     Raises
     ------

@@ -7,7 +7,7 @@ import numpy as np
 
 from gelora_estimators.neighbors import nearest_distances
 from gelora_estimators.options import check_choice, check_flag, check_integer, check_number
-from gelora_estimators.points import IndexArray, as_points
+from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
     Search,
@@ -113,9 +113,8 @@ class MLE:
         """
         found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
         search = search_within(points, found.rows, k=self.k2, device=self.device)
-        return self._estimate(
-            found.distances, found.indices, len(as_points(points)), rng, search, near=found.n_near_copies
-        )
+        n = len(found.rows) + found.n_copies
+        return self._estimate(found.distances, found.indices, n, rng, search, near=found.n_near_copies)
 
     def from_distances(
         self, distances: FloatArray, n: int, rng: np.random.Generator, *, indices: IndexArray | None = None

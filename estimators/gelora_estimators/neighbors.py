@@ -10,8 +10,7 @@ from gelora_estimators.options import check_integer
 from gelora_estimators.points import (
     IndexArray,
     StoredArray,
-    as_points,
-    distinct_points,
+    distinct_and_stored,
     power_of_two_scale,
     refuse_repeated_vectors,
 )
@@ -90,9 +89,7 @@ def nearest_distances(points: Any, k: int, *, minimum: int | None = None, device
     check_integer("k", k, minimum=1)
     fewest = k if minimum is None else minimum
     check_integer("minimum", fewest, minimum=1)
-    cloud = distinct_points(points, minimum=fewest + 1)
-    stored = as_points(points)
-    kept = stored if len(cloud.rows) == len(stored) else stored[cloud.rows]
+    cloud, kept = distinct_and_stored(points, minimum=fewest + 1)
     scale = power_of_two_scale(cloud.points)
     target = resolve_device(points, device)
     columns = min(k, len(cloud.rows) - 1)

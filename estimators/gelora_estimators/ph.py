@@ -57,7 +57,9 @@ class PersistentHomology:
     Notes
     -----
     The standard error is the standard deviation of the dimensions that single draws give (one
-    subsample of each size), divided by √``n_repetitions``; see `draw_error` for what it covers. The
+    subsample of each size), divided by √``n_repetitions``. Against the true spread over new clouds it
+    was 1.2 to 1.4 times too wide on flat 3-tori of 500 and 2,000 points, 1.8 times on 6-dimensional
+    Gaussians of 1,000 (24 clouds each). It does not cover bias: those tori read 3.21 and 3.13. The
     slope of a finite cloud reads low for d ≳ 10, and noise or several components bend the line:
     ``diagnostics["curvature"]`` is the slope over the upper half of the sizes minus that of the lower.
 

@@ -20,6 +20,7 @@ _SPACING_OF_FOREIGN_TYPES = {"bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3, "flo
 _FEWEST_ROWS_FOR_ATOM_RULE = 100
 _DISTINCT_FRACTION = 0.1
 _ROUNDING_STEPS = 8.0
+_HALF_PRECISION = 1e-5  # formats of wider spacing than this hold 16 bits or fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class DistinctPoints:
         float16, 7.8e-3 for bfloat16.
     rounding_distance : float
         Distance at which two points can no longer be told from one vector rounded differently,
-        [Σ_j min(resolution · rms_j, std_j)²]^½ over the coordinates j.
+        [Σ_j min(c · resolution · rms_j, std_j)²]^½ over the coordinates j; c is 8 for float32 and
+        float64, whose computations round many times, and 1 for half precision.
     """
 
     points: FloatArray
@@ -118,6 +120,11 @@ def distinct_points(points: Any, *, minimum: int = 2) -> DistinctPoints:
     >>> cloud.rows.tolist(), cloud.n_copies, cloud.points.tolist()
     ([0, 2], 1, [[-1.0, -1.0], [1.0, 1.0]])
     """
+    return distinct_and_stored(points, minimum=minimum)[0]
+
+
+def distinct_and_stored(points: Any, *, minimum: int) -> tuple[DistinctPoints, StoredArray]:
+    """Return what `distinct_points` does, and the kept rows as they were stored."""
     stored, resolution = _as_points(points)
     rows = first_occurrences(stored)
     n, n_distinct = len(stored), len(rows)
@@ -136,15 +143,21 @@ def distinct_points(points: Any, *, minimum: int = 2) -> DistinctPoints:
     kept = stored if n_distinct == n else stored[rows]
     centre = _mean(kept)
     centred = kept.astype(np.float64)
-    centred -= centre
+    with np.errstate(over="ignore"):
+        centred -= centre
     _refuse_rounding_noise(kept, np.abs(centre), resolution)
-    return DistinctPoints(
+    if not bool(np.isfinite(centred).all()):
+        raise DegenerateCloudError(
+            f"the dimension is undefined: the differences of these {n_distinct} distinct points overflow float64."
+        )
+    cloud = DistinctPoints(
         points=centred,
         rows=rows,
         n_copies=n - n_distinct,
         resolution=resolution,
         rounding_distance=_rounding_distance(centred, centre, resolution),
     )
+    return cloud, kept
 
 
 def first_occurrences(stored: StoredArray) -> IndexArray:
@@ -183,7 +196,8 @@ def _rounding_distance(centred: FloatArray, centre: FloatArray, resolution: floa
     scale = power_of_two_scale(centred)
     deviation = np.sqrt(np.square(centred * scale).mean(axis=0))
     # A massive activation that rounds to a constant separates nothing: its deviation is the bound.
-    step = np.minimum(resolution * np.hypot(centre * scale, deviation), deviation)
+    steps = _ROUNDING_STEPS if resolution < _HALF_PRECISION else 1.0
+    step = np.minimum(steps * resolution * np.hypot(centre * scale, deviation), deviation)
     return float(np.sqrt(np.square(step).sum()) / scale)
 
 
@@ -214,8 +228,8 @@ def refuse_repeated_vectors(nearest: FloatArray, cloud: DistinctPoints) -> int:
 
 def _refuse_rounding_noise(kept: StoredArray, magnitude: FloatArray, resolution: float) -> None:
     """Raise if no coordinate spans more than a few steps of the stored format."""
-    # Coordinates near zero are held against the typical one; the median ignores massive activations.
-    tolerance = _ROUNDING_STEPS * resolution * np.maximum(magnitude, np.median(magnitude))
+    # Each coordinate against itself: a massive constant one must not hide what the others tell.
+    tolerance = _ROUNDING_STEPS * resolution * magnitude
     span = kept.max(axis=0).astype(np.float64) * 0.5 - kept.min(axis=0).astype(np.float64) * 0.5
     if bool((span <= 0.5 * tolerance).all()):
         raise DegenerateCloudError(

@@ -124,9 +124,9 @@ def read_table(path: Path) -> "pd.DataFrame":
             case ".tsv":
                 return pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t")
             case ".jsonl":
-                return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+                return pd.read_json(path, lines=True, dtype=False)
             case ".json":
-                return pd.read_json(path, dtype=False, convert_dates=False)
+                return pd.read_json(path, dtype=False)
             case ".parquet":
                 return pd.read_parquet(path)
     except (ValueError, OSError, UnicodeError) as error:  # pandas' and pyarrow's own errors are ValueErrors

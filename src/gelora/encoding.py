@@ -88,7 +88,7 @@ def encode(
         features, n_truncated, limit = [every[row] for row in rows], 0, None
         available, source = len(every), f"{type(data).__name__} in memory"
         mark = fingerprint(_key(feature) for feature in every)
-    _check_vocabulary(features, model)
+    _check_fits(features, model)
     kept = list({_key(feature): position for position, feature in reversed(list(enumerate(features)))}.values())
     kept.sort()
     record = {
@@ -280,7 +280,14 @@ def _key(feature: Features) -> bytes:
     return repr(parts).encode() + b"".join(values)
 
 
-def _check_vocabulary(features: Sequence[Features], model: torch.nn.Module) -> None:
+def _check_fits(features: Sequence[Features], model: torch.nn.Module) -> None:
+    """Raise ValueError where token ids or lengths go beyond what the model embeds."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    longest = max((n_tokens(feature) for feature in features), default=0)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"`data`: an example has {longest} tokens, but the model has {positions} positions: truncate the examples"
+        )
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     size = getattr(embeddings, "num_embeddings", None)
     largest = max((int(feature["input_ids"].max()) for feature in features if "input_ids" in feature), default=-1)

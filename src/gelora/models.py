@@ -251,6 +251,12 @@ def matrix_shape(module: "nn.Module") -> tuple[int, int]:
     raise UnknownArchitectureError(f"{type(base).__name__} is not a linear layer that LoRA can adapt")
 
 
+def is_transposed(module: "nn.Module") -> bool:
+    """Say whether a linear layer keeps its weight as (in, out): transformers' ``Conv1D``."""
+    base = getattr(module, "base_layer", module)
+    return not hasattr(base, "in_features") and hasattr(base, "nf")
+
+
 def weights_fingerprint(model: "nn.Module", blocks: Sequence[Block]) -> str | None:
     """Return a hash of the blocks' parameters, or None on the meta device.
 

@@ -39,6 +39,8 @@ class ModuleRank:
         LoRA's α: the update is scaled by α / r.
     in_features, out_features : int
         Shape of the matrix.
+    transposed : bool
+        Whether the model keeps its weight as (in, out), as GPT-2's ``Conv1D`` does.
     """
 
     stack: str
@@ -49,6 +51,7 @@ class ModuleRank:
     alpha: float
     in_features: int
     out_features: int
+    transposed: bool = False
 
     @property
     def n_parameters(self) -> int:
@@ -150,6 +153,8 @@ class RankPlan:
         if reserved:
             raise ValueError(f"`{min(reserved)}` follows from the plan: change the plan instead")
         modules = self.modules if model is None else self.bind(model).modules
+        if all(module.transposed for module in modules):
+            options.setdefault("fan_in_fan_out", True)
         keys = {module.name: "^" + re.escape(module.name) for module in modules}
         largest = max(module.rank for module in modules)
         return LoraConfig(

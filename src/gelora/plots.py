@@ -143,7 +143,7 @@ def _draw_line(axes: "Axes", line: xr.Dataset, x: str, index: int, dashes: str, 
     place, dimension = line[x].values, line["dimension"].values
     color = COLORS[index % len(COLORS)]
     marker = MARKERS[index % len(MARKERS)]
-    axes.plot(place, dimension, color=color, marker=marker, markersize=5, linestyle=dashes, label=label)
+    axes.plot(place, dimension, color=color, marker=marker, linestyle=dashes, label=label)
     if errors:
         low, high = _interval(line)
         if np.isfinite(low).any():
@@ -160,7 +160,6 @@ def _draw_line(axes: "Axes", line: xr.Dataset, x: str, index: int, dashes: str, 
             transform=axes.get_xaxis_transform(),
             color=color,
             marker="x",
-            markersize=7,
             markeredgewidth=1.8,
             linestyle="none",
             label="_undefined",

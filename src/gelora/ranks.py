@@ -17,6 +17,7 @@ from gelora.models import (
     UnknownArchitectureError,
     architecture_of,
     find_blocks,
+    is_transposed,
     load_pretrained,
     matrix_shape,
     weights_fingerprint,
@@ -130,11 +131,19 @@ def plan_ranks(
     else:
         chosen = _uniform(blocks, shapes, rank, budget, seed)
         options |= {"rank": rank, "budget": budget, "seed": seed}
+    modules = dict(loaded.named_modules())
     bounded = {key: max(minimum, min(value, maximum or value)) for key, value in chosen.items()}
     return RankPlan(
         policy=policy,
         modules=tuple(
-            _module_rank(block, role, block.roles[role], bounded[block.stack, block.index], scaling, shape)
+            _module_rank(
+                block,
+                role,
+                bounded[block.stack, block.index],
+                scaling,
+                shape,
+                is_transposed(modules[block.roles[role]]),
+            )
             for block in blocks
             if (block.stack, block.index) in bounded
             for role, shape in shapes[block.stack, block.index].items()
@@ -152,17 +161,20 @@ def plan_ranks(
     )
 
 
-def _module_rank(block: Block, role: str, name: str, rank: int, scaling: float, shape: tuple[int, int]) -> ModuleRank:
+def _module_rank(
+    block: Block, role: str, rank: int, scaling: float, shape: tuple[int, int], transposed: bool
+) -> ModuleRank:
     bounded = min(rank, *shape)
     return ModuleRank(
         stack=block.stack,
         block=block.index,
         role=role,
-        name=name,
+        name=block.roles[role],
         rank=bounded,
         alpha=scaling * bounded,
         in_features=shape[0],
         out_features=shape[1],
+        transposed=transposed,
     )
 
 

@@ -154,7 +154,7 @@ def extract_representations(
             tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
     loaded = _load(model, device, revision, trust_remote_code)
     runner = _backbone(loaded)
-    blocks = find_blocks(runner, layers)
+    found = find_blocks(runner, layers)
     examples = encode(
         runner,
         data,
@@ -165,9 +165,9 @@ def extract_representations(
         n_samples=n_samples,
         seed=seed,
     )
-    if {block.stack for block in blocks} == {"encoder", "decoder"}:
-        ran = {"encoder"} | ({"decoder"} if "decoder_input_ids" in examples.features[0] else set())
-        blocks = [block for block in blocks if block.stack in ran]
+    two_stacks = {block.stack for block in found} == {"encoder", "decoder"}
+    encoder_alone = two_stacks and "decoder_input_ids" not in examples.features[0]
+    blocks = [block for block in found if block.stack == "encoder"] if encoder_alone else found
     collector = _Collector(runner, blocks, examples, pooling, n_tokens, seed)
     with inference_on(runner):
         collector.run(batch_size, progress)
@@ -176,8 +176,8 @@ def extract_representations(
         "model": str(getattr(loaded, "name_or_path", "") or type(loaded).__name__),
         "model_class": type(loaded).__name__,
         "revision": str(getattr(getattr(loaded, "config", None), "_commit_hash", None) or revision or ""),
-        "architecture": architecture_of(runner, find_blocks(runner, layers)).as_dict(),
-        "weights_fingerprint": weights_fingerprint(runner, blocks) or "",
+        "architecture": architecture_of(runner, found).as_dict(),
+        "weights_fingerprint": weights_fingerprint(runner, found) or "",
         "read": "input of the first block, then the output of every block, by forward hooks",
         "pooling": pooling,
         "batch_size": batch_size,

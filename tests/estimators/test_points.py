@@ -49,7 +49,7 @@ def test_a_wrong_shape_is_named_with_the_shape_received(bad):
 
 
 def test_a_ragged_list_is_named():
-    with pytest.raises(ValueError, match="`points` must have shape.*ragged"):
+    with pytest.raises(ValueError, match=r"`points` must have shape.*ragged"):
         as_points([[1.0, 2.0], [3.0]])
 
 
@@ -137,3 +137,9 @@ def test_a_cloud_far_from_the_origin_keeps_its_shape(cloud):
 def test_extreme_units_neither_overflow_nor_vanish(cloud, scale):
     found = distinct_points(cloud / np.abs(cloud).max() * scale)
     np.testing.assert_allclose(found.points / scale, (cloud - cloud.mean(axis=0)) / np.abs(cloud).max(), rtol=1e-9)
+
+
+def test_differences_that_overflow_are_refused(cloud):
+    cloud[0], cloud[1] = 1.7e308, -1.7e308
+    with pytest.raises(DegenerateCloudError, match="120 distinct points overflow float64"):
+        distinct_points(cloud)

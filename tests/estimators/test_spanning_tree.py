@@ -80,8 +80,7 @@ def test_one_point_has_no_tree():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_gives_the_same_lengths():
+def test_the_gpu_gives_the_same_lengths(cuda):
     cloud = CLOUDS["gaussian"]
-    found = spanning_tree_lengths(torch.tensor(cloud, device="cuda"))
+    found = spanning_tree_lengths(torch.tensor(cloud, device=cuda))
     np.testing.assert_allclose(found, spanning_tree_lengths(cloud), rtol=1e-12)

@@ -93,6 +93,7 @@ VIOLATIONS = {
     "estimators-geometry": ("estimators/gelora_estimators/points.py", "import xarray"),
     "protocol-alone": ("src/gelora/provenance.py", "def late():\n    from gelora_estimators import points"),
     "protocol-numpy": ("estimators/gelora_estimators/protocol.py", "import scipy"),
+    "plan-not-profile": ("src/gelora/finetuning/__init__.py", "import gelora.profile"),
 }
 
 

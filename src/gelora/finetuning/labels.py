@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gelora.finetuning.tasks import is_missing, nearest
+from gelora.finetuning.glue import is_missing, nearest
 
 MISSING_CLASS = -1
 
@@ -36,9 +36,7 @@ def class_names(labels: Sequence[Any]) -> tuple[str, ...]:
     return tuple(sorted(distinct))
 
 
-def to_classes(
-    labels: Sequence[Any], names: Sequence[str], split: str, stored_names: Sequence[str] = ()
-) -> list[int]:
+def to_classes(labels: Sequence[Any], names: Sequence[str], split: str, stored_names: Sequence[str] = ()) -> list[int]:
     """Return the index of each label in ``names``.
 
     Parameters

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gelora.corpora import read_table
-from gelora.finetuning.tasks import GLUE_TASKS, Task
+from gelora.finetuning.glue import GLUE_TASKS, Task
 
 FILE_TYPES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 SPLITS = ("train", "validation")
@@ -137,9 +137,7 @@ def _read_dataset(data: Any, split: str, source: str) -> Table:
             f"`{split}` must be one split of a dataset of known length, got {type(data).__name__}: "
             f"pass data[{split!r}], not streamed"
         )
-    names = {
-        name: tuple(feature.names) for name, feature in data.features.items() if getattr(feature, "names", None)
-    }
+    names = {name: tuple(feature.names) for name, feature in data.features.items() if getattr(feature, "names", None)}
     return Table({name: list(data[name]) for name in data.column_names}, names, source)
 
 
@@ -157,6 +155,5 @@ def _read_hub(task: Task) -> dict[str, Table]:
             "with train and validation files"
         ) from error
     return {
-        split: _read_dataset(sets[stored], split, source)
-        for split, stored in zip(SPLITS, task.hub_splits, strict=True)
+        split: _read_dataset(sets[stored], split, source) for split, stored in zip(SPLITS, task.hub_splits, strict=True)
     }

@@ -1,184 +1,156 @@
-"""What a model is tuned for: the tasks of GLUE, and the user's own."""
+"""Tasks and their data: read from files, memory or the hub, labels normalised, everything checked."""
 
-import difflib
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gelora.finetuning.metrics import METRICS
+from gelora.corpora import draw_rows
+from gelora.finetuning.glue import GLUE_TASKS as GLUE_TASKS
+from gelora.finetuning.glue import Task as Task
+from gelora.finetuning.glue import find_task as find_task
+from gelora.finetuning.glue import nearest
+from gelora.finetuning.labels import check_labels_present, class_names, to_classes, to_numbers
+from gelora.finetuning.tables import Table, read_splits
+from gelora.provenance import fingerprint
 
-PROBLEMS = ("classification", "regression")
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A classification or regression of texts or pairs of texts.
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """Train and validation split of a task.
 
     Parameters
     ----------
-    name : str
-        For the record.
-    text_columns : tuple of one or two str
-        The column with the text, two columns for pairs.
-    label_column : str
-        The column with the label.
-    problem : {"classification", "regression"}
-        What the label is.
-    label_names : tuple of str, optional
-        The classes in the order of their index; where left out they come from the data: the class names in a
-        Parquet file's or a dataset's schema, else the labels that occur in the train split, sorted.
-    metrics : tuple of str, optional
-        Names in `gelora.finetuning.metrics.METRICS`; accuracy, or Pearson's and Spearman's correlation.
-    score : tuple of str, optional
-        The metrics whose mean is the score; all of them where left out.
-    train, validation : optional
-        The user's own data: a ``datasets.Dataset``, a ``pandas.DataFrame``, a list of dicts or the path of a
-        Parquet, CSV, TSV, JSON or JSON lines file.
-    hub_splits : tuple of two str
-        Names of the two splits of the GLUE set on the hub.
-    hub_name : str
-        Name of that GLUE set, empty for a user's own task.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the fields contradict each other, naming the field.
-
-    Examples
-    --------
-    >>> rows = [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]
-    >>> Task(name="mine", text_columns=("text",), train=rows, validation=rows).metrics
-    ('accuracy',)
+    task : Task
+        With ``label_names`` filled in.
+    train, validation : datasets.Dataset
+        The text columns and the label column alone; labels are class indices (``ClassLabel``) or floats.
+    source : str
+        Where the data come from, for the record.
     """
 
-    name: str
-    text_columns: tuple[str, ...]
-    label_column: str = "label"
-    problem: str = "classification"
-    label_names: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-    score: tuple[str, ...] = ()
-    train: Any = field(default=None, repr=False, compare=False)
-    validation: Any = field(default=None, repr=False, compare=False)
-    hub_splits: tuple[str, str] = ("train", "validation")
-    hub_name: str = ""
+    task: Task
+    train: "Dataset"
+    validation: "Dataset"
+    source: str
 
-    def __post_init__(self) -> None:
-        for name in ("text_columns", "label_names", "metrics", "score"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise TypeError(f"`{name}` must be a tuple of strings, got {value!r}")
-            object.__setattr__(self, name, tuple(value))
-        if self.problem not in PROBLEMS:
-            raise ValueError(f"`problem` must be one of {', '.join(PROBLEMS)}, got {self.problem!r}")
-        if len(self.text_columns) not in (1, 2):
-            raise ValueError(f"`text_columns` must be one column, or two for pairs, got {self.text_columns!r}")
-        if self.problem == "regression" and self.label_names:
-            raise ValueError(f"`label_names` must be left out for a regression, got {self.label_names!r}")
-        if len(set(self.label_names)) != len(self.label_names) or len(self.label_names) == 1:
-            raise ValueError(f"`label_names` must be two or more different names, got {self.label_names!r}")
-        if not self.metrics:
-            usual = ("accuracy",) if self.problem == "classification" else ("pearson", "spearman")
-            object.__setattr__(self, "metrics", usual)
-        if not self.score:
-            object.__setattr__(self, "score", self.metrics)
-        self._check_metrics()
+    @property
+    def num_labels(self) -> int:
+        """Outputs that the head of a model needs: the number of classes, 1 for a regression."""
+        return len(self.task.label_names) if self.task.problem == "classification" else 1
 
-    def _check_metrics(self) -> None:
-        for name in self.metrics:
-            fitting = [key for key, metric in METRICS.items() if metric.problem == self.problem]
-            if name not in fitting:
-                raise ValueError(
-                    f"`metrics`: {name!r} is no metric of a {self.problem}, choose of {fitting}{nearest(name, fitting)}"
-                )
-        for name in self.score:
-            if name not in self.metrics:
-                raise ValueError(f"`score` must be some of `metrics` {self.metrics!r}, got {name!r}")
-
-
-def _glue(name: str, texts: tuple[str, ...], labels: tuple[str, ...], metrics: tuple[str, ...], **more: Any) -> Task:
-    problem = "classification" if labels else "regression"
-    return Task(
-        name=name,
-        text_columns=texts,
-        problem=problem,
-        label_names=labels,
-        metrics=metrics,
-        **({"hub_name": name} | more),
-    )
-
-
-_PAIR = ("sentence1", "sentence2")
-_ENTAILMENT = ("entailment", "not_entailment")
-_MNLI = ("entailment", "neutral", "contradiction")
-
-GLUE_TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (
-        _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
-        _glue("sst2", ("sentence",), ("negative", "positive"), ("accuracy",)),
-        _glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        _glue("stsb", _PAIR, (), ("pearson", "spearman")),
-        _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
-        _glue(
-            "mnli", ("premise", "hypothesis"), _MNLI, ("accuracy",), hub_splits=("train", "validation_matched")
-        ),
-        _glue(
-            "mnli_mm",
-            ("premise", "hypothesis"),
-            _MNLI,
-            ("accuracy",),
-            hub_splits=("train", "validation_mismatched"),
-            hub_name="mnli",
-        ),
-        _glue("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",)),
-        _glue("rte", _PAIR, _ENTAILMENT, ("accuracy",)),
-        _glue("wnli", _PAIR, ("not_entailment", "entailment"), ("accuracy",)),
-    )
-}
-
-
-def find_task(task: str | Task) -> Task:
-    """Return the task that ``task`` is or names; capitals and hyphens do not matter.
-
-    Raises
-    ------
-    ValueError
-        If no GLUE task has that name.
-    TypeError
-        If it is neither a name nor a `Task`.
-
-    Examples
-    --------
-    >>> find_task("SST-2").label_names
-    ('negative', 'positive')
-    """
-    if isinstance(task, Task):
-        return task
-    if not isinstance(task, str):
-        raise TypeError(f"`task` must be the name of a GLUE task or a Task, got {type(task).__name__}")
-    name = task.lower().replace("-mm", "_mm").replace("-", "")
-    if name not in GLUE_TASKS:
-        raise ValueError(
-            f"`task`: there is no {task!r}, choose of {list(GLUE_TASKS)} or pass a "
-            f"gelora.finetuning.tasks.Task of your own{nearest(name, GLUE_TASKS)}"
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all texts and labels in order."""
+        columns = (*self.task.text, self.task.label)
+        splits = (self.train, self.validation)
+        return fingerprint(
+            str(value).encode("utf-8", "surrogatepass")
+            for split in splits
+            for column in columns
+            for value in (f"{column} {len(split)}", *split[column])
         )
-    return GLUE_TASKS[name]
 
 
-def nearest(name: str, available: Iterable[str]) -> str:
-    """Return a hint at the nearest of ``available``, empty where none is near.
+def load_task(
+    task: str | Task,
+    data_dir: str | Path | None = None,
+    *,
+    n_train: int | None = None,
+    n_validation: int | None = None,
+    seed: int = 0,
+) -> TaskData:
+    """Read and check the data of a task.
 
-    Examples
-    --------
-    >>> nearest("colla", ["cola", "rte"])
-    "; did you mean 'cola'?"
+    Parameters
+    ----------
+    task : str or Task
+        A GLUE task's name, or a `Task` with or without its own data.
+    data_dir : str or Path, optional
+        Folder with ``train`` and ``validation`` as Parquet, CSV, TSV, JSON or JSON lines. Without it, a GLUE task
+        is fetched from the Hugging Face hub; the user's own data stand in the task.
+    n_train, n_validation : int, optional
+        Take that many rows, drawn by the seed alone.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    TaskData
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or file is missing, or the hub cannot be reached.
+    ValueError, TypeError
+        If a column or a label is missing, a label fits no class, a text is no string, a split is empty or the
+        train split has one class only; naming split, row and remedy.
     """
-    found = difflib.get_close_matches(name, list(available), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    found = find_task(task)
+    tables = read_splits(found, data_dir)
+    for split, table in tables.items():
+        _check_table(table, found, split)
+    stored = {split: table.class_names.get(found.label, ()) for split, table in tables.items()}
+    if found.problem == "classification" and not found.label_names:
+        names = stored["train"] or class_names(tables["train"].columns[found.label])
+        _check_classes(names)
+        found = replace(found, label_names=names)
+    wanted = {"n_train": n_train, "n_validation": n_validation}
+    splits = {
+        split: _dataset(table, found, split, stored[split], _draw(len(table), f"n_{split}", wanted, seed))
+        for split, table in tables.items()
+    }
+    if found.problem == "classification":
+        present = sorted(set(splits["train"][found.label]))
+        _check_classes([found.label_names[index] for index in present])
+    return TaskData(found, splits["train"], splits["validation"], tables["train"].source)
 
 
-def is_missing(value: Any) -> bool:
-    """Say whether ``value`` stands for no label or text: None, NaN or pandas' NA."""
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+def _check_table(table: Table, task: Task, split: str) -> None:
+    available = list(table.columns)
+    for column in (*task.text, task.label):
+        if column not in available:
+            raise ValueError(
+                f"the {split} split ({table.source}) has no column {column!r}, which the task {task.name!r} needs; "
+                f"it has {available}{nearest(column, available)}"
+            )
+    if not len(table):
+        raise ValueError(f"the {split} split ({table.source}) must hold at least one row, got none")
+    for column in task.text:
+        for row, text in enumerate(table.columns[column]):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"the column {column!r} of the {split} split must hold strings, got {type(text).__name__} "
+                    f"{text!r:.60} in row {row}: drop or fill such rows first"
+                )
+    check_labels_present(table.columns[task.label], split, task.problem)
+
+
+def _check_classes(names: Sequence[str]) -> None:
+    if len(names) < 2:
+        raise ValueError(
+            f"the train split must have at least two classes, got only {list(names)}: take more rows, or use "
+            "problem='regression' for numbers"
+        )
+
+
+def _draw(n_rows: int, name: str, wanted: Mapping[str, int | None], seed: int) -> list[int]:
+    count = wanted[name]
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ValueError(f"`{name}` must be a positive integer or None for all rows, got {count!r}")
+    return [int(row) for row in draw_rows(n_rows, count, seed)]
+
+
+def _dataset(table: Table, task: Task, split: str, stored: Sequence[str], rows: Sequence[int]) -> "Dataset":
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    raw = table.columns[task.label]
+    classes = task.problem == "classification"
+    labels = to_classes(raw, task.label_names, split, stored) if classes else to_numbers(raw, split)
+    feature = ClassLabel(names=list(task.label_names)) if classes else Value("float32")
+    columns = {name: [table.columns[name][row] for row in rows] for name in task.text}
+    columns[task.label] = [labels[row] for row in rows]
+    features = Features(dict.fromkeys(task.text, Value("string")) | {task.label: feature})
+    return Dataset.from_dict(columns, features=features)

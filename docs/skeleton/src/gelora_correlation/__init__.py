@@ -37,7 +37,7 @@ class CorrelationDimension:
         """Check the options once, so that the work below can trust them."""
         if not 0 < self.near < self.far < 1:
             raise ValueError(
-                f"`near` and `far` must satisfy 0 < near < far < 1, got {self.near} and {self.far}: give smaller fractions"
+                f"`near` and `far` must satisfy 0 < near < far < 1, got {self.near} and {self.far}: change one"
             )
         if self.max_points < 100:
             raise ValueError(f"`max_points` must be at least 100, got {self.max_points}")

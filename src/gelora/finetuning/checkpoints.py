@@ -1,0 +1,92 @@
+"""A run's folder: what it holds, whether it may be continued, and from where."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gelora.files import atomic_path, make_folder
+
+RUN_FILE = "run.json"
+RECORD_FILE = "record.nc"
+PREDICTIONS_FILE = "predictions.parquet"
+ADAPTER_FOLDER = "adapter"
+CHECKPOINT_FOLDER = "checkpoints"
+SCHEMA = "gelora-finetuning-run"
+_STATE_FILE = "trainer_state.json"
+
+
+def open_run(output_dir: str | Path, resume: bool) -> Path:
+    """Make the folder of a run; with ``resume=False`` it must not hold one yet.
+
+    Raises
+    ------
+    NotADirectoryError, PermissionError
+        If it cannot be written into.
+    ValueError
+        If it holds results that this call would overwrite.
+    """
+    folder = make_folder(output_dir)
+    ours = (RUN_FILE, RECORD_FILE, PREDICTIONS_FILE, ADAPTER_FOLDER, CHECKPOINT_FOLDER)
+    held = [name for name in ours if (folder / name).exists()]
+    if held and not resume:
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} holds a run already ({', '.join(held)}): give a fresh folder, or "
+            "resume=True to continue the same run"
+        )
+    if held and RUN_FILE not in held:
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} holds {', '.join(held)} of something else than a gelora run: "
+            "give a fresh folder"
+        )
+    return folder
+
+
+def claim_run(folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Write down the arguments of this run, or check that they are those of the run in ``folder``.
+
+    Raises
+    ------
+    ValueError
+        If they differ, naming the first differences.
+    """
+    wanted = json.loads(json.dumps(arguments, default=str))
+    file = folder / RUN_FILE
+    if last_checkpoint(folder) is None and not (folder / RECORD_FILE).exists():
+        with atomic_path(file) as temporary:  # nothing to continue yet
+            text = json.dumps({"schema": SCHEMA, "arguments": wanted}, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        return
+    stored = _read_json(file).get("arguments", {})
+    differences = [
+        f"{name} was {stored.get(name)!r:.80}, is {wanted.get(name)!r:.80}"
+        for name in sorted({*stored, *wanted})
+        if stored.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} holds a run with other arguments ({'; '.join(differences[:5])}): "
+            "give a fresh folder, or the same arguments to continue that run"
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end, None where there is none."""
+    found = [path for path in (folder / CHECKPOINT_FOLDER).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
+        if read_state(checkpoint):  # the file written last
+            return checkpoint
+    return None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the trainer's state in ``checkpoint``, empty where it is absent or cut off."""
+    return _read_json(checkpoint / _STATE_FILE)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

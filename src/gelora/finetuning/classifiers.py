@@ -1,0 +1,279 @@
+"""A model → a classifier for a task: the head, the padding token, and which modules are new."""
+
+import copy
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gelora.finetuning.tasks import TaskData
+from gelora.models import find_blocks, load_pretrained, load_tokenizer, weights_fingerprint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+AUTO_CLASS = "AutoModelForSequenceClassification"
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A model with a head for a task, not yet adapted.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Our own copy: training it leaves what the user gave alone.
+    tokenizer : PreTrainedTokenizerBase
+        With a padding token.
+    head : tuple of str
+        Modules that are trained whole and saved with the adapter: the head and whatever else the stored weights
+        do not hold.
+    weights : str
+        Fingerprint of the blocks.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    head: tuple[str, ...]
+    weights: str
+
+
+def load_classifier(
+    model: Any,
+    data: TaskData,
+    *,
+    tokenizer: Any = None,
+    precision: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Classifier:
+    """Return ``model`` with a head for the task of ``data``.
+
+    Parameters
+    ----------
+    model : PreTrainedModel, str or Path
+        A folder or hub name, or a loaded model: bare, with a classification head, or with another head, which is
+        left away. A loaded one is copied.
+    data : TaskData
+        Says how many outputs the head needs, and their names.
+    tokenizer : optional
+        A tokenizer, its folder or name; by default the one beside the weights.
+    precision : str
+        ``"float32"`` refuses a loaded model with half-precision weights.
+    revision, trust_remote_code
+        For a model given by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model cannot be loaded.
+    ValueError, TypeError
+        If its head has another number of outputs, its blocks lack weights, there is no tokenizer or the tokenizer
+        does not belong to it.
+
+    Notes
+    -----
+    Modules that no stored weights fill start at random: the head, and for some models a pooler before it. They
+    must be trained and saved with the adapter, or the saved adapter would predict otherwise when loaded again.
+    """
+    if isinstance(model, str | Path):
+        loaded, new = _from_name(model, data, revision, trust_remote_code)
+    else:
+        loaded, new = _from_loaded(model, data, precision)
+    found = _padding_tokenizer(loaded, load_tokenizer(loaded, tokenizer))
+    head = _head_modules(loaded, new)
+    return Classifier(loaded, found, head, weights_fingerprint(loaded, find_blocks(loaded)) or "")
+
+
+def labels_of(data: TaskData) -> dict[str, Any]:
+    """Return what a model's configuration says about the labels of a task."""
+    if data.task.problem == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    names = data.task.label_names
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _from_name(
+    model: str | Path, data: TaskData, revision: str | None, trust_remote_code: bool
+) -> tuple["PreTrainedModel", set[str]]:
+    import torch
+
+    loaded, info = load_pretrained(
+        model,
+        AUTO_CLASS,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # to say which sizes differ, below
+        **labels_of(data),
+    )
+    mismatched = sorted(entry[0] for entry in info["mismatched_keys"])
+    if mismatched:
+        raise ValueError(
+            f"`model`: the stored head {mismatched[0]!r} of {str(model)!r} does not fit the {data.num_labels} outputs "
+            f"of the task {data.task.name!r}: give the model without that head, e.g. AutoModel.from_pretrained(…)"
+        )
+    return loaded, set(info["missing_keys"])
+
+
+def _from_loaded(model: Any, data: TaskData, precision: str) -> tuple["PreTrainedModel", set[str]]:
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"`model` must be a transformers model, a folder or a hub name, got {type(model).__name__}; "
+            "merge an adapted one first (`merge_and_unload`)"
+        )
+    if precision == "float32" and str(model.dtype) in ("torch.float16", "torch.bfloat16"):
+        raise ValueError(
+            f"`model` has weights of type {model.dtype}: load it with dtype=torch.float32, or give precision='bfloat16'"
+        )
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return _with_head(model, data)
+    if model.config.num_labels != data.num_labels:
+        raise ValueError(
+            f"`model`: its head has {model.config.num_labels} outputs, but the task {data.task.name!r} needs "
+            f"{data.num_labels}: load it with num_labels={data.num_labels}, or give the bare model"
+        )
+    own = copy.deepcopy(model)
+    own.config.problem_type = labels_of(data)["problem_type"]
+    return own, _not_stored(own)
+
+
+def _with_head(model: "PreTrainedModel", data: TaskData) -> tuple["PreTrainedModel", set[str]]:
+    """Return a new classifier with the weights of the bare ``model``."""
+    import transformers
+
+    config = copy.deepcopy(model.config)
+    for name, value in labels_of(data).items():
+        setattr(config, name, value)
+    try:
+        own: PreTrainedModel = getattr(transformers, AUTO_CLASS).from_config(config, dtype=model.dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"`model`: transformers has no sequence classifier for {type(model).__name__}: give another model"
+        ) from error
+    own.name_or_path = model.name_or_path
+    missing, _ = own.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
+    prefix = f"{own.base_model_prefix}."
+    return own, {prefix + name for name in missing} | _not_stored(own)
+
+
+def _head_modules(model: "PreTrainedModel", new: Iterable[str]) -> tuple[str, ...]:
+    """Return the modules outside the base model, and those inside it that hold the ``new`` parameters."""
+    outside = [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    ]
+    inside = sorted({name.rpartition(".")[0] for name in new if name.startswith(f"{model.base_model_prefix}.")})
+    embeddings = [name for name, module in model.named_modules() if module is model.get_input_embeddings()]
+    for name in inside:
+        for stored in (*(block.name for block in find_blocks(model)), *embeddings):
+            if f"{name}.".startswith(f"{stored}."):
+                raise ValueError(
+                    f"`model`: the stored weights of {model.name_or_path!r} lack {name!r}, a part of the transformer "
+                    "itself: give a complete pretrained model"
+                )
+    return (*outside, *inside)
+
+
+def _not_stored(model: "PreTrainedModel") -> set[str]:
+    """Return the parameters of the poolers in ``model`` that its stored weights lack or hold otherwise.
+
+    A loaded model does not tell what it was loaded with and what it drew at random; the file it names does.
+    """
+    import torch
+
+    stored = _StoredWeights(str(model.name_or_path or ""))
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if ".pooler." in f".{name}"
+        and ((value := stored.get(name)) is None or not torch.equal(value.to(parameter), parameter.detach()))
+    }
+
+
+class _StoredWeights:
+    """Read single tensors of the safetensors files that a model was loaded from, where they are on this machine."""
+
+    def __init__(self, origin: str) -> None:
+        self._files = _weight_files(origin) if origin else {}
+
+    def get(self, name: str) -> "torch.Tensor | None":
+        """Return a parameter by its name in the model, with or without the base model's prefix."""
+        import safetensors
+
+        for key, file in self._files.items():
+            if key == name or name.endswith(f".{key}") or key.endswith(f".{name}"):
+                with safetensors.safe_open(file, framework="pt") as tensors:
+                    found: torch.Tensor = tensors.get_tensor(key)
+                return found
+        return None
+
+
+def _weight_files(origin: str) -> dict[str, Path]:
+    import safetensors
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+    index = _stored_file(origin, SAFE_WEIGHTS_INDEX_NAME)
+    if index is not None:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {key: index.parent / shard for key, shard in shards.items()}
+    whole = _stored_file(origin, SAFE_WEIGHTS_NAME)
+    if whole is None:
+        return {}
+    with safetensors.safe_open(whole, framework="pt") as tensors:
+        return dict.fromkeys(tensors.keys(), whole)
+
+
+def _stored_file(origin: str, name: str) -> Path | None:
+    from transformers.utils.hub import cached_file
+
+    if (Path(origin) / name).is_file():
+        return Path(origin) / name
+    if Path(origin).is_dir():
+        return None
+    found = cached_file(
+        origin,
+        name,
+        local_files_only=True,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def _padding_tokenizer(model: "PreTrainedModel", tokenizer: Any) -> "PreTrainedTokenizerBase":
+    """Return ``tokenizer`` with a padding token that the model knows of."""
+    own: PreTrainedTokenizerBase = tokenizer
+    if own.pad_token is None:
+        own = copy.deepcopy(tokenizer)
+        own.pad_token = own.eos_token or own.unk_token
+        if own.pad_token is None:
+            raise ValueError(
+                "`tokenizer` must have a padding token: set its `pad_token`, or an `eos_token` to pad with"
+            )
+    embeddings = model.get_input_embeddings()
+    size = getattr(embeddings, "num_embeddings", len(own))
+    if len(own) > size:
+        raise ValueError(
+            f"`tokenizer` does not belong to the model: it has {len(own)} tokens, but the model embeds {size}"
+        )
+    position_pad = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    if position_pad is not None and position_pad != own.pad_token_id:
+        raise ValueError(
+            f"`tokenizer` pads with the token id {own.pad_token_id}, but the model counts positions from tokens other "
+            f"than {position_pad}: give the model's own tokenizer"
+        )
+    model.config.pad_token_id = own.pad_token_id
+    return own

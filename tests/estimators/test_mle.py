@@ -1,0 +1,87 @@
+"""MLE: closed forms and agreement with TwoNN."""
+
+import numpy as np
+import pytest
+
+from gelora_estimators import MLE, DegenerateCloudError, TwoNN, nearest_distances
+from gelora_estimators.clouds import flat_torus, gaussian, sphere
+from gelora_estimators.mle import dimension_by_neighbors
+
+
+def loop_dimension(distances, k, average, unbiased):
+    """Return the formula of the paper, one point at a time."""
+    sums = [sum(np.log(row[k - 1] / row[j]) for j in range(k - 1)) for row in distances]
+    if average == "inverse":
+        return (len(sums) * (k - 1) - unbiased) / np.sum(sums)
+    return np.mean([(k - 1 - unbiased) / value for value in sums])
+
+
+@pytest.mark.parametrize("average", ["inverse", "mean"])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_every_scale_equals_the_formula_in_a_loop(average, unbiased):
+    distances = nearest_distances(sphere(200, 3, 6, np.random.default_rng(0)), 12).distances
+    found = dimension_by_neighbors(distances, 3, average=average, unbiased=unbiased)
+    expected = [loop_dimension(distances, k, average, unbiased) for k in range(3, 13)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.smoke
+def test_two_neighbours_under_the_inverse_average_are_twonn_by_likelihood():
+    cloud = sphere(400, 4, 9, np.random.default_rng(1))
+    ours = MLE(k1=2, k2=2)(cloud, rng=np.random.default_rng(0))
+    theirs = TwoNN(fit="likelihood", discard=0.0)(cloud, rng=np.random.default_rng(0))
+    assert ours.dimension == pytest.approx(theirs.dimension, rel=1e-12)
+    assert ours.standard_error == pytest.approx(theirs.standard_error, rel=1e-9)
+
+
+def test_the_unbiased_forms_are_unbiased_on_independent_neighbourhoods():
+    rng = np.random.default_rng(2)
+    # −log(r_j/r_k)·d for j < k are the order statistics of k − 1 unit exponentials.
+    logs = np.sort(-rng.exponential(1 / 5, size=(40_000, 5)), axis=1)
+    distances = np.exp(np.concatenate([logs, np.zeros((40_000, 1))], axis=1))
+    assert dimension_by_neighbors(distances, 6, average="mean", unbiased=True)[0] == pytest.approx(5.0, abs=0.06)
+    assert dimension_by_neighbors(distances, 6, average="mean", unbiased=False)[0] == pytest.approx(6.25, abs=0.08)
+    assert dimension_by_neighbors(distances, 6, average="inverse", unbiased=True)[0] == pytest.approx(5.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make_cloud", "dimension", "tolerance"), [(flat_torus, 1, 0.05), (flat_torus, 3, 0.15), (gaussian, 6, 0.4)]
+)
+def test_known_clouds_read_their_dimension(make_cloud, dimension, tolerance):
+    cloud = make_cloud(1500, dimension, 20, np.random.default_rng(3))
+    assert MLE()(cloud, rng=np.random.default_rng(0)).dimension == pytest.approx(dimension, abs=tolerance)
+
+
+def test_offsets_single_precision_and_copies_do_not_mislead_it():
+    clean = sphere(1000, 5, 768, np.random.default_rng(4))
+    spoilt = clean.copy()
+    spoilt[:, :2] += [300.0, -1000.0]
+    spoilt = np.concatenate([spoilt, spoilt[:100]]).astype(np.float32)
+    found, expected = (MLE()(cloud, rng=np.random.default_rng(0)).dimension for cloud in (spoilt, clean))
+    assert found == pytest.approx(expected, abs=0.01)
+    assert found == pytest.approx(4.9, abs=0.1)
+
+
+def test_scales_are_the_neighbourhoods_and_their_mean_is_the_dimension():
+    found = MLE(k1=4, k2=9)(sphere(200, 2, 4, np.random.default_rng(5)), rng=np.random.default_rng(0))
+    assert found.scales.tolist() == [4, 5, 6, 7, 8, 9]
+    assert found.dimension == pytest.approx(found.dimension_by_scale.mean())
+    assert found.diagnostics["mean_radius"].shape == (6,)
+
+
+def test_equally_far_neighbours_are_refused():
+    with pytest.raises(DegenerateCloudError, match="neighbours of all 60 points are equally far"):
+        MLE()(np.eye(60), rng=np.random.default_rng(0))
+
+
+def test_the_mean_of_local_estimates_is_refused_where_one_is_infinite():
+    distances = np.sort(np.random.default_rng(6).random((50, 3)) + 0.1, axis=1)
+    distances[7] = 1.0
+    with pytest.raises(DegenerateCloudError, match=r"1 of 50 points have neighbours that are all.*average='inverse'"):
+        MLE(k1=3, k2=3, average="mean").from_distances(distances, 50, np.random.default_rng(0))
+
+
+def test_fewer_points_than_neighbours_are_refused_with_the_counts():
+    cloud = np.random.default_rng(7).standard_normal((21, 3))
+    with pytest.raises(DegenerateCloudError, match=r"21 distinct points.*at least 22"):
+        MLE()(cloud, rng=np.random.default_rng(0))
