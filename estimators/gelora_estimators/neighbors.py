@@ -18,7 +18,7 @@ from gelora_estimators.protocol import FloatArray
 
 _MARGIN = 8  # candidates beyond the k asked for
 _BLOCK_ELEMENTS = 2**23  # numbers in one block of the distance matrix (64 MiB)
-_DIFFERENCE_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}  # numbers in one block of differences
+_DIFFERENCE_ELEMENTS = {"cpu": 2**17, "cuda": 2**26}  # numbers in one block of differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +121,31 @@ def resolve_device(points: Any, device: str) -> torch.device:
 
 
 def squared_distances(left: torch.Tensor, right: torch.Tensor, *, block_elements: int | None = None) -> torch.Tensor:
-    """Return Σ (left − right)² along the last axis, (m, d) against (m, d), in float64.
-
-    The sum halves the vector until one number is left, so that every element has the same bits on
-    every device and in every block.
-    """
-    ambient = left.shape[-1]
-    limit = block_elements or _DIFFERENCE_ELEMENTS.get(left.device.type, 2**19)
-    step = max(1, limit // ambient)
+    """Return Σ (left − right)² along the last axis, (m, d) against (m, d), in float64."""
+    step = max(1, (block_elements or _difference_elements(left.device)) // left.shape[-1])
     parts = [
-        _sum_by_halves((left[start : start + step] - right[start : start + step]).square_())
-        for start in range(0, len(left), step)
+        sum_of_squares(left[start : start + step] - right[start : start + step]) for start in range(0, len(left), step)
     ]
     return torch.cat(parts) if parts else left.new_zeros(0)
+
+
+def sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
+    """Return Σ terms² along the last axis; ``terms`` is overwritten.
+
+    The order of summation is fixed by the length of the axis: equal vectors give equal bits wherever they stand, so
+    that ties stay ties and no number depends on how the work is cut into blocks.
+    """
+    if terms.device.type == "cpu":
+        # One pass and no splitting of an axis between threads, which torch's own sum does for few rows.
+        numbers = terms.numpy()
+        return torch.from_numpy(np.asarray(np.einsum("...i,...i->...", numbers, numbers)))
+    terms.square_()
+    width = terms.shape[-1]
+    while width > 1:
+        half = 1 << ((width - 1).bit_length() - 1)
+        terms[..., : width - half] += terms[..., half:width]
+        width = half
+    return terms[..., 0].clone()
 
 
 def rounding_factor(ambient: int) -> float:
@@ -141,14 +153,8 @@ def rounding_factor(ambient: int) -> float:
     return (ambient + 16) * float(np.finfo(np.float64).eps)
 
 
-def _sum_by_halves(terms: torch.Tensor) -> torch.Tensor:
-    """Return the sum along the last axis by adding its upper half to its lower half, again and again."""
-    width = terms.shape[-1]
-    while width > 1:
-        half = 1 << ((width - 1).bit_length() - 1)
-        terms[..., : width - half] += terms[..., half:width]
-        width = half
-    return terms[..., 0].clone()
+def _difference_elements(device: torch.device) -> int:
+    return _DIFFERENCE_ELEMENTS.get(device.type, _DIFFERENCE_ELEMENTS["cpu"])
 
 
 def _search(
@@ -199,12 +205,11 @@ def _exact_order(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k nearest of the candidates by exact distance, ties by index."""
     candidates = candidates.sort(dim=1).values
-    width = candidates.shape[1]
-    limit = max(1, _DIFFERENCE_ELEMENTS.get(exact.device.type, 2**19) // (width * exact.shape[1]))
+    step = max(1, _difference_elements(exact.device) // (candidates.shape[1] * exact.shape[1]))
     parts = []
-    for start in range(0, len(rows), limit):
-        chosen = candidates[start : start + limit]
-        left = exact[rows[start : start + limit]].repeat_interleave(width, dim=0)
-        parts.append(squared_distances(left, exact[chosen.reshape(-1)]).reshape(chosen.shape))
+    for start in range(0, len(rows), step):
+        difference = exact[candidates[start : start + step]]
+        difference -= exact[rows[start : start + step], None, :]
+        parts.append(sum_of_squares(difference))
     order = torch.sort(torch.cat(parts), dim=1, stable=True)
     return order.values[:, :k].contiguous(), candidates.gather(1, order.indices)[:, :k].contiguous()

@@ -68,9 +68,7 @@ def subsampling_error(
     statistic : callable
         Maps distances (m, k) to a number; raises `DegenerateCloudError` where it is undefined.
     rng : numpy.random.Generator
-        Draws the subsamples.
-    n_subsamples : int
-        Number of draws.
+        Draws the ``n_subsamples`` subsamples.
     search : callable, optional
         Maps the numbers of the kept points to their exact distances (m, k), used for a subsample in
         which some row of the list holds fewer than ``k`` kept neighbours.

@@ -129,10 +129,17 @@ def check_estimator(
     unknown = sorted(set(skip) - set(CHECKS))
     if unknown:
         raise ValueError(f"`skip` must hold names of checks ({', '.join(CHECKS)}), got {', '.join(unknown)}.")
-    instance: Any = estimator() if inspect.isclass(estimator) else estimator
+    trial = _make_trial(estimator() if inspect.isclass(estimator) else estimator, n, seed, tolerance, factor)
+    for name, check in CHECKS.items():
+        if name not in skip:
+            _run_check(name, check, trial)
+
+
+def _make_trial(estimator: Any, n: int, seed: int, tolerance: float, factor: float) -> _Trial:
+    """Return the estimator with the clouds it is tried on."""
     rng = np.random.default_rng(seed)
-    trial = _Trial(
-        estimator=instance,
+    return _Trial(
+        estimator=estimator,
         cloud=gaussian(n, 3, _N_COORDINATES, rng),
         seed=seed,
         tolerance=tolerance,
@@ -143,9 +150,6 @@ def check_estimator(
             "a 5-dimensional Gaussian": (5.0, gaussian(n, 5, _N_COORDINATES, rng)),
         },
     )
-    for name, check in CHECKS.items():
-        if name not in skip:
-            _run_check(name, check, trial)
 
 
 def _run_check(name: str, check: Callable[[_Trial], None], trial: _Trial) -> None:

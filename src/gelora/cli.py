@@ -186,6 +186,79 @@ def ranks(
 
 
 @app.command(
+    epilog="Example: `gelora finetune --model DIR --task cola --data-dir DATA/cola --plan plan.json --output out/`"
+)
+def finetune(
+    model: Model,
+    task: Annotated[str, typer.Option(help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli.")],
+    plan: Annotated[Path, typer.Option(help="The rank plan (JSON), as `gelora ranks` writes.")],
+    output: Annotated[Path, typer.Option(help="Folder for the record, the adapter and the checkpoints.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with train and validation files; without it the hub is asked.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="What carries the ranks.")] = "lora",
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the train rows.")] = 3.0,
+    max_steps: Annotated[int, typer.Option(help="Optimiser steps in place of epochs; -1 for none.")] = -1,
+    batch_size: Annotated[int, typer.Option(help="Rows a batch.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-4,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0548,
+    warmup_ratio: Annotated[float, typer.Option(help="Share of the steps with a rising rate.")] = 0.0304,
+    schedule: Annotated[str, typer.Option(help="Learning-rate schedule, by transformers' name.")] = "linear",
+    dropout: Annotated[float, typer.Option(help="Of the inputs of the LoRA matrices.")] = 0.0188,
+    max_length: Annotated[int, typer.Option(help="Tokens beyond this are cut.")] = 128,
+    n_train: Annotated[int | None, typer.Option(help="Train rows drawn by the seed. [default: all]")] = None,
+    n_validation: Annotated[int | None, typer.Option(help="Validation rows drawn. [default: all]")] = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue the run in the folder.")] = True,
+    eval_steps: Annotated[int | None, typer.Option(help="Evaluate every so many steps. [default: each epoch]")] = None,
+    save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many. [default: each epoch]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+    progress: Progress = True,
+) -> None:
+    """Fine-tune a model on a task with the ranks of a plan."""
+    from rich.console import Console
+
+    from gelora.finetuning.runner import finetune as run
+    from gelora.tables import record_table
+
+    record = run(
+        model,
+        task,
+        plan,
+        adapter,
+        output_dir=output,
+        data_dir=data_dir,
+        tokenizer=tokenizer,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_ratio=warmup_ratio,
+        schedule=schedule,
+        dropout=dropout,
+        max_length=max_length,
+        n_train=n_train,
+        n_validation=n_validation,
+        seed=seed,
+        resume=resume,
+        eval_steps=eval_steps,
+        save_steps=save_steps,
+        device=device,
+        precision=precision,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
+    Console().print(record_table({task: record}))
+    typer.echo(f"written: {output / 'record.nc'}, {output / 'adapter'}")
+
+
+@app.command(
     epilog="Example: `gelora plot profile.nc --output profile.png`; `gelora plot plan.json --output ranks.png`"
 )
 def plot(

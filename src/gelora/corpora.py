@@ -149,7 +149,9 @@ def _read_file(path: Path, text_column: str | Sequence[str] | None) -> Texts:
             raise ValueError(f"`data`: {str(path)!r} is not UTF-8 text ({error}); convert it first") from error
         return Texts([line for line in lines if line.strip()], path.name)
     table = read_table(path)
-    strings = [str(name) for name in table.columns if len(table) and isinstance(table[name].iloc[0], str)]
+    if not len(table):
+        return Texts([], path.name)
+    strings = [str(name) for name in table.columns if isinstance(table[name].iloc[0], str)]
     columns = _columns(text_column, [str(name) for name in table.columns], strings, path.name)
     return Texts(_rows([table[name].tolist() for name in columns]), path.name)
 

@@ -205,7 +205,8 @@ def _origin(profile: xr.Dataset, errors: bool) -> str:
         intervals, others = given.any(), (~given & np.isfinite(profile["standard_error"].values)).any()
         bars = ["confidence interval"] * bool(intervals) + ["± standard error"] * bool(others)
         parts += [f"bars: {' or '.join(bars)}"] if bars else []
-    model = str(profile.attrs.get("model", "")).rstrip("/").rpartition("/")[2]
+    # Of a path the last two parts: an organisation and a model, or a folder named for what it holds.
+    model = "/".join(str(profile.attrs.get("model", "")).strip("/").split("/")[-2:])
     return "\n".join(part for part in (model, ", ".join(parts)) if part)
 
 
@@ -259,6 +260,8 @@ def _draw_map(axes: "Axes", plan: RankPlan, blocks: list[tuple[str, int]]) -> No
 
 
 def _draw_bars(axes: "Axes", plans: Mapping[str, RankPlan], blocks: list[tuple[str, int]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     width = 0.8 / len(plans)
     many = len(blocks) * len(plans) > 48
     for index, (name, plan) in enumerate(plans.items()):
@@ -279,6 +282,7 @@ def _draw_bars(axes: "Axes", plans: Mapping[str, RankPlan], blocks: list[tuple[s
         labels = [str(height) if height else "–" for height in heights]
         axes.bar_label(bars, labels, padding=1, fontsize="xx-small" if many else "small")
     axes.set_ylabel("rank")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.02, y=0.25)
     axes.legend(frameon=False, loc="upper left", ncols=len(plans))
 

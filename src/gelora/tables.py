@@ -1,5 +1,6 @@
 """Profiles, plans and scores as text tables."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -87,21 +88,22 @@ def plan_table(plans: Mapping[str, "RankPlan"], title: str | None = None) -> "Ta
 
 
 def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) -> "Table":
-    """Return a table with a row per fine-tuning: score, trainable parameters, seconds of training."""
+    """Return a table with a row per fine-tuning: score, trainable parameters, time."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
-    metric = str(next(iter(records.values())).attrs["main_metric"])
+    score = " and ".join(json.loads(next(iter(records.values())).attrs["score_metrics"]))
     table.add_column("fine-tuning")
-    for heading in (metric, "adapter parameters", "head parameters", "seconds", "ms per step"):
+    for heading in (score, "adapter parameters", "head parameters", "seconds", "ms per step"):
         table.add_column(heading, justify="right")
     for name, record in records.items():
+        parts = record["trainable_parameters"]
         table.add_row(
             name,
             f"{float(record['score']):.4f}",
-            f"{int(record['adapter_parameters']):,}",
-            f"{int(record['head_parameters']):,}",
-            f"{float(record['training_seconds']):.0f}",
+            f"{int(parts.sel(part='adapter')):,}",
+            f"{int(parts.sel(part='head')):,}",
+            f"{float(record['seconds']):.1f}",
             f"{1000 * float(record['seconds_per_step']):.0f}",
         )
     return table

@@ -1,10 +1,8 @@
 """Every registered estimator, as the entry points name them."""
 
-import os
 from importlib.metadata import entry_points
 
 import pytest
-import torch
 
 # Options that make scikit-dimension's slow ones fast enough for a test.
 FAST_OPTIONS = {"skdim:PH": {"nsteps": 5, "subsamples": 2}, "skdim:DANCo": {"D": 4}}
@@ -16,14 +14,6 @@ def registered(request):
     found = {point.name: point for point in entry_points(group="gelora.estimators")}
     assert request.param in found, "nothing is registered: install the checkout with pip install -e ."
     return found[request.param].load()(**FAST_OPTIONS.get(request.param, {}))
-
-
-@pytest.fixture
-def cuda():
-    """A CUDA device; without one a skip, or a failure where GELORA_REQUIRE_ALL=1 asks for everything."""
-    if not torch.cuda.is_available():
-        (pytest.fail if os.environ.get("GELORA_REQUIRE_ALL") == "1" else pytest.skip)("needs a CUDA device")
-    return "cuda"
 
 
 def pytest_generate_tests(metafunc):

@@ -80,7 +80,17 @@ def test_one_point_has_no_tree():
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same_lengths(cuda):
+def test_the_gpu_gives_the_same_lengths():
     cloud = CLOUDS["gaussian"]
-    found = spanning_tree_lengths(torch.tensor(cloud, device=cuda))
+    found = spanning_tree_lengths(torch.tensor(cloud, device="cuda"))
     np.testing.assert_allclose(found, spanning_tree_lengths(cloud), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "clusters"])
+def test_blocks_of_rows_give_the_same_matrix(name, monkeypatch):
+    points = CLOUDS[name] - CLOUDS[name].mean(axis=0)
+    whole = pairwise_distances(points)
+    monkeypatch.setattr("gelora_estimators.spanning_tree._BLOCK_ELEMENTS", 7 * len(points))
+    parts = pairwise_distances(points)
+    np.testing.assert_allclose(parts, whole, rtol=1e-8)
+    np.testing.assert_array_equal(parts, parts.T)

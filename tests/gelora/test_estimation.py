@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from tiny_models import ragged_batch, tiny_model, tiny_texts, tiny_tokenizer
 
 from gelora.covariates import mean_norm, spectrum_covariates
 from gelora.estimation import estimate, estimate_representations, resolve_estimators
@@ -14,6 +13,7 @@ from gelora.provenance import generator
 from gelora.registry import make_estimator
 from gelora.representations import extract_representations
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate
+from tiny_models import ragged_batch, tiny_model, tiny_texts, tiny_tokenizer
 
 NUMBERS = ["dimension", "standard_error", "ci_low", "ci_high"]
 

@@ -37,7 +37,7 @@ def example_profile(
         stacks=stacks,
         layers=layers,
         names=[f"block.{i}" for i in range(n_layers)],
-        attributes={"model": "/models/tiny", "pooling": "mean", "n_texts": 2000},
+        attributes={"model": "/home/models/tiny", "pooling": "mean", "n_texts": 2000},
     )
 
 
@@ -154,7 +154,7 @@ def test_encoder_and_decoder_are_separate_lines() -> None:
 )
 def test_the_title_states_model_pooling_texts_points_and_bars(intervals: bool, errors: bool, bars: str) -> None:
     axes = plot_profile(example_profile([[5.0, 7.0]], intervals=intervals), new_axes(), errors=errors)
-    assert axes.get_title(loc="left") == f"tiny\npooling: mean, 2,000 texts, n = 1,994 points{bars}"
+    assert axes.get_title(loc="left") == f"models/tiny\npooling: mean, 2,000 texts, n = 1,994 points{bars}"
 
 
 def test_a_changing_number_of_points_is_stated_as_a_range() -> None:
@@ -220,6 +220,7 @@ def test_plans_are_compared_as_bars_with_their_ranks_and_parameters() -> None:
     axes = plot_ranks(plans, new_axes())
     assert [bar.get_height() for bar in axes.patches] == [1, 4, 2, 2, 2, 2]
     assert [text.get_text() for text in axes.texts] == ["1", "4", "2", "2", "2", "2"]
+    assert all(float(tick).is_integer() for tick in axes.get_yticks())
     assert legend_texts(axes) == ["geometric: 448 parameters", "uniform: 384 parameters"]
     assert sum(plan.n_parameters for plan in plans) == 448 + 384
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tiny_models import ARCHITECTURES, FUSED, WIDTH, ragged_batch, tiny_model
 
 from gelora.estimation import estimate, estimate_representations
 from gelora.models import UnknownArchitectureError
 from gelora.plan import RankPlan
 from gelora.ranks import geometric_ranks, plan_ranks
+from tiny_models import ARCHITECTURES, FUSED, WIDTH, ragged_batch, tiny_model
 
 
 def profile_of(model, dimensions):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tiny_models import TEXT_ARCHITECTURES, VOCABULARY, WIDTH, ragged_batch, tiny_model, tiny_texts, tiny_tokenizer
 
 from gelora.models import UnknownArchitectureError
 from gelora.pooling import POOLINGS, choose_tokens, pool
 from gelora.representations import extract_representations
+from tiny_models import TEXT_ARCHITECTURES, VOCABULARY, WIDTH, ragged_batch, tiny_model, tiny_texts, tiny_tokenizer
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}
 

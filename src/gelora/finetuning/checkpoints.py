@@ -13,7 +13,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
 SCHEMA = "gelora-finetuning-run"
-_STATE_FILE = "trainer_state.json"
+STATE_FILE = "trainer_state.json"
 
 
 def open_run(output_dir: str | Path, resume: bool) -> Path:
@@ -81,7 +81,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return the trainer's state in ``checkpoint``, empty where it is absent or cut off."""
-    return _read_json(checkpoint / _STATE_FILE)
+    return _read_json(checkpoint / STATE_FILE)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

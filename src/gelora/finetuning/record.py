@@ -118,7 +118,7 @@ def open_record(path: str | Path) -> xr.Dataset:
     version = record.attrs.get("schema_version")
     if not isinstance(version, int | np.integer) or version > SCHEMA_VERSION:
         raise ValueError(
-            f"`path`: {str(path)!r} has schema version {version!r}, this gelora reads up to {SCHEMA_VERSION}: "
+            f"`path`: {str(path)!r} has schema version {version}, this gelora reads up to {SCHEMA_VERSION}: "
             "install a newer gelora"
         )
     return record

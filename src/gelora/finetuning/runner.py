@@ -345,9 +345,7 @@ def _card_facts(
 def _save_predictions(trainer: "RecordingTrainer", data: TaskData, path: Path) -> None:
     import pandas as pd
 
-    if trainer.outputs is None:
-        raise RuntimeError("the trainer made no evaluation: the installed transformers differs, install the tested one")
-    logits, labels = trainer.outputs
+    logits, labels = trainer.logits, trainer.labels
     table = logits.reshape(len(labels), -1)
     columns: dict[str, Any] = {"label": labels, "prediction": predict(logits, data.task.problem)}
     columns |= {f"logit_{index}": table[:, index] for index in range(table.shape[1])}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gelora.corpora import read_table
-from gelora.finetuning.glue import GLUE_TASKS, Task
+from gelora.finetuning.glue import Task
 
 FILE_TYPES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 SPLITS = ("train", "validation")
@@ -144,10 +144,9 @@ def _read_dataset(data: Any, split: str, source: str) -> Table:
 def _read_hub(task: Task) -> dict[str, Table]:
     from datasets import load_dataset
 
-    name = GLUE_TASKS[task.name].hub_name if task.name in GLUE_TASKS else task.hub_name
-    source = f"{HUB_REPOSITORY} {name}"
+    source = f"{HUB_REPOSITORY} {task.hub_name}"
     try:
-        sets = load_dataset(HUB_REPOSITORY, name)
+        sets = load_dataset(HUB_REPOSITORY, task.hub_name)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(

@@ -109,6 +109,8 @@ def load_task(
 
 
 def _check_table(table: Table, task: Task, split: str) -> None:
+    if not len(table):
+        raise ValueError(f"the {split} split ({table.source}) must hold at least one row, got none")
     available = list(table.columns)
     for column in (*task.text, task.label):
         if column not in available:
@@ -116,8 +118,6 @@ def _check_table(table: Table, task: Task, split: str) -> None:
                 f"the {split} split ({table.source}) has no column {column!r}, which the task {task.name!r} needs; "
                 f"it has {available}{nearest(column, available)}"
             )
-    if not len(table):
-        raise ValueError(f"the {split} split ({table.source}) must hold at least one row, got none")
     for column in task.text:
         for row, text in enumerate(table.columns[column]):
             if not isinstance(text, str):

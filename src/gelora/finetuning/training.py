@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from gelora.finetuning.callbacks import History, ProgressBar
-from gelora.finetuning.checkpoints import read_state
+from gelora.finetuning.checkpoints import STATE_FILE, read_state
 
 
 class RecordingTrainer(Trainer):
@@ -40,7 +40,8 @@ class RecordingTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.history = history
-        self.outputs: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
+        self.logits: np.ndarray[Any, Any] = np.empty((0, 0), dtype=np.float32)
+        self.labels: np.ndarray[Any, Any] = np.empty(0)
         self._evaluate_outputs = evaluate_outputs
         self.bar = ProgressBar() if progress else None
         shown = [self.bar] if self.bar is not None else []
@@ -71,8 +72,9 @@ class RecordingTrainer(Trainer):
         return torch.utils.data.SequentialSampler(eval_dataset)
 
     def _metrics(self, outputs: Any) -> dict[str, float]:
-        self.outputs = (np.asarray(outputs.predictions, dtype=np.float32), np.asarray(outputs.label_ids))
-        return self._evaluate_outputs(*self.outputs)
+        self.logits = np.asarray(outputs.predictions, dtype=np.float32)
+        self.labels = np.asarray(outputs.label_ids)
+        return self._evaluate_outputs(self.logits, self.labels)
 
 
 def first_output(logits: Any, labels: Any) -> torch.Tensor:  # noqa: ARG001
@@ -106,11 +108,11 @@ def run_training(trainer: RecordingTrainer, checkpoint: Path | None, evaluate_ag
     try:
         if checkpoint is not None and _is_complete(checkpoint):
             trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state.global_step = len(trainer.history.learning_rates)
+            trainer.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         else:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         steps = trainer.state.global_step
-        done = trainer.outputs is not None and trainer.history.evaluations[-1]["step"] == steps
+        done = len(trainer.labels) > 0 and trainer.history.evaluations[-1]["step"] == steps
         if evaluate_again or not done:
             trainer.evaluate()
     finally:

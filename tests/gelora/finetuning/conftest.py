@@ -1,7 +1,6 @@
 """Tiny models with random weights, a tokenizer of whole words and a task that can be learnt."""
 
 import itertools
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +116,9 @@ def make_rows(n: int, seed: int) -> Rows:
     return rows
 
 
-def sentiment_task(n_train: int = 64, n_validation: int = 24) -> Any:
+@pytest.fixture(scope="session")
+def sentiment() -> Any:
+    """Give a task of single texts that a tiny model learns in a few steps."""
     from gelora.finetuning.tasks import Task
 
     return Task(
@@ -125,19 +126,24 @@ def sentiment_task(n_train: int = 64, n_validation: int = 24) -> Any:
         text=("sentence",),
         label_names=("bad", "good"),
         metrics=("accuracy", "f1"),
-        train=make_rows(n_train, 1),
-        validation=make_rows(n_validation, 2),
+        train=make_rows(64, 1),
+        validation=make_rows(24, 2),
     )
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Give the folder with the benchmark sets."""
-    default = Path(__file__).resolve().parents[4] / "shared" / "data"
-    folder = Path(os.environ.get("GELORA_TEST_DATA", default))
-    if not (folder / "cola").is_dir():
-        reason = "the benchmark sets are not here: set GELORA_TEST_DATA to their folder"
-        if os.environ.get("GELORA_REQUIRE_ALL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return folder
+def tiny_model() -> Callable[[str], Any]:
+    """Give a bare model of an architecture, loaded from nowhere."""
+    return make_model
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Callable[..., Any]:
+    """Give a tokenizer of whole words."""
+    return make_tokenizer
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Give each architecture in turn."""
+    return str(request.param)

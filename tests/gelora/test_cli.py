@@ -1,0 +1,177 @@
+"""The commands do what the functions do; bad input ends in one line, and no file is left half-written."""
+
+import json
+import shutil
+import sys
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
+
+from gelora.cli import main
+from gelora.plan import RankPlan
+from gelora.profile import open_profile
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny_model("bert").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    lines = [json.dumps({"first": text, "second": text[::-1], "label": 0}) for text in tiny_texts(150)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["gelora", *map(str, words)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.smoke
+def test_estimate_ranks_and_plot_make_a_profile_a_plan_and_pictures(run, model_folder, texts_file, tmp_path):
+    profile, plan = tmp_path / "p.nc", tmp_path / "plan.json"
+    code, out, err = run(
+        "estimate", "--model", model_folder, "--data", texts_file, "--text-column", "first",
+        "--estimator", "twonn", "--estimator", "mle(k1=3, k2=6)", "--n-samples", "120", "--output", profile,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "±" in out
+    assert "hidden states" in err
+    opened = open_profile(profile)
+    assert opened.attrs["n_texts"] == 120
+    assert opened["estimator"].values.tolist() == ["twonn", "mle(k1=3, k2=6)"]
+    code, out, err = run("ranks", profile, "--model", model_folder, "--estimator", "twonn", "--output", plan)
+    assert code == 0, err
+    assert RankPlan.load(plan).policy == "geometric"
+    uniform = tmp_path / "uniform.json"
+    assert run("ranks", "--model", model_folder, "--policy", "uniform", "--rank", "3", "--output", uniform)[0] == 0
+    for words, picture in (((profile,), "p.png"), ((plan, uniform), "r.svg"), ((plan,), "r.pdf")):
+        code, _, err = run("plot", *words, "--output", tmp_path / picture)
+        assert code == 0, err
+        assert (tmp_path / picture).stat().st_size > 1000
+    names = {"p.nc", "plan.json", "uniform.json", "p.png", "r.svg", "r.pdf"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_pairs_and_all_rows_can_be_asked_for(run, model_folder, texts_file, tmp_path):
+    code, _, err = run(
+        "estimate", "--model", model_folder, "--data", texts_file, "--text-column", "first", "--text-column", "second",
+        "--n-samples", "all", "--no-progress", "--output", tmp_path / "p.nc",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "hidden states" not in err
+    assert open_profile(tmp_path / "p.nc").attrs["n_texts"] == 150
+
+
+def test_every_command_has_help_with_an_example(run):
+    for command in ("demo", "estimate", "ranks", "finetune", "plot"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert f"gelora {command}" in out
+        assert "Example" in out
+
+
+def broken_model(folder, tmp_path):
+    """A copy of the model with one weight that is not a number."""
+    copy = tmp_path / "nan-model"
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][0] = torch.nan
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "empty.jsonl"}, "at least one text"),
+        ({"data": "one.jsonl"}, "no dimension is defined on any layer"),
+        ({"text-column": "third"}, "no column 'third'"),
+        ({"model": "./no-such-folder"}, "there is no folder './no-such-folder'"),
+        ({"estimator": "towonn"}, "did you mean 'twonn'"),
+        ({"output": "absent/p.nc"}, "does not exist, create it first"),
+        ({"output": "/proc/self/p.nc"}, "is not writable"),
+        ({"model": "nan"}, "'encoder.layer.0.output.dense.bias' holds 1 NaN or infinite"),
+    ],
+    ids=["empty data", "one text", "no column", "no model", "no estimator", "no folder", "unwritable", "NaN weights"],
+)
+def test_bad_input_ends_in_one_line_and_leaves_no_file(
+    run, model_folder, texts_file, tmp_path, monkeypatch, change, message
+):
+    inputs, outputs = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    outputs.mkdir()
+    monkeypatch.chdir(outputs)
+    (inputs / "empty.jsonl").write_text("")
+    (inputs / "one.jsonl").write_text('{"first": "w1 w2"}')
+    options = {"model": model_folder, "data": texts_file, "text-column": "first", "output": "p.nc", **change}
+    if options["model"] == "nan":
+        options["model"] = broken_model(model_folder, inputs)
+    if str(options["data"]).startswith(("empty", "one")):
+        options["data"] = inputs / options["data"]
+    code, _, err = run("estimate", "--no-progress", *(w for k, v in options.items() for w in (f"--{k}", v)))
+    assert code == 1
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("gelora: error: ")
+    assert message in last
+    assert list(outputs.rglob("*")) == []
+
+
+def test_a_profile_of_another_architecture_is_refused_by_ranks(run, model_folder, texts_file, tmp_path):
+    other = tmp_path / "roberta"
+    tiny_model("roberta").save_pretrained(other)
+    profile = tmp_path / "p.nc"
+    words = ("--data", texts_file, "--text-column", "first", "--output", profile, "--no-progress")
+    assert run("estimate", "--model", model_folder, *words)[0] == 0
+    code, _, err = run("ranks", profile, "--model", other, "--output", tmp_path / "plan.json")
+    assert code == 1
+    assert "the profile was made for bert with 2 encoder blocks of width 32, but `model` is roberta" in err
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_wrong_usage_ends_with_code_two(run, tmp_path):
+    assert run("estimate")[0] == 2
+    assert run("no-such-command")[0] == 2
+    words = ("estimate", "--model", "m", "--data", "d", "--output", tmp_path / "p.nc", "--n-samples", "many")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "must be a whole number or 'all'" in err
+
+
+def test_an_undefined_layer_is_a_warning_in_one_line(run, model_folder, texts_file, tmp_path):
+    code, out, err = run(
+        "estimate", "--model", model_folder, "--data", texts_file, "--text-column", "first", "--pooling", "cls",
+        "--no-progress", "--output", tmp_path / "p.nc",
+    )  # fmt: skip
+    assert code == 0
+    assert "gelora: warning: the dimension is undefined for twonn, layer 0" in err
+    assert "–" in out
+
+
+def test_pictures_of_other_types_or_sources_are_refused(run, tmp_path):
+    (tmp_path / "a.txt").touch()
+    code, _, err = run("plot", tmp_path / "a.txt", "--output", tmp_path / "p.png")
+    assert code == 1
+    assert "must be one profile (.nc) or rank plans (.json)" in err
