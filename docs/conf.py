@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_templates", "skeleton"]
+exclude_patterns = ["_build", "_templates"]
 nitpicky = False
 default_role = "autolink"
 myst_enable_extensions = ["dollarmath", "deflist"]

@@ -44,7 +44,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-output"),
     n_samples: Annotated[int, typer.Option(help="Sentences the profile is estimated on.")] = 2000,
-    n_train: Annotated[int, typer.Option(help="Labelled sentences to fine-tune on.")] = 1600,
+    n_train: Annotated[int, typer.Option(help="Labelled sentences to fine-tune on.")] = 2000,
     n_validation: Annotated[int, typer.Option(help="Labelled sentences for the scores.")] = 800,
     seed: Seed = 0,
     progress: Progress = True,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gelora.provenance import fingerprint
+from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -323,13 +324,14 @@ def load_pretrained(
     if not folder.is_dir() and (isinstance(model, Path) or _looks_like_path(str(model))):
         raise FileNotFoundError(f"`model`: there is no folder {str(model)!r}; give a model's folder or hub name")
     try:
-        return getattr(transformers, auto_class).from_pretrained(
-            str(model),
-            revision=revision or "main",
-            trust_remote_code=trust_remote_code,
-            local_files_only=local_files_only or folder.is_dir(),
-            **options,
-        )
+        with quiet_libraries():
+            return getattr(transformers, auto_class).from_pretrained(
+                str(model),
+                revision=revision or "main",
+                trust_remote_code=trust_remote_code,
+                local_files_only=local_files_only or folder.is_dir(),
+                **options,
+            )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(f"`model`: {str(model)!r} could not be loaded by {auto_class}: {reason}") from error

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gelora.files import atomic_path
+from gelora.netcdf import check_schema, plain_attributes, read_dataset, write_dataset
 
 SCHEMA = "gelora-profile"
 SCHEMA_VERSION = 1
@@ -88,8 +88,7 @@ def make_profile(
             "depth": ("layer", np.array(depth)),
             "stack": ("layer", np.array(list(stacks), dtype=object)),
         },
-        attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
-        | {key: _plain(value) for key, value in attributes.items()},
+        attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | plain_attributes(attributes),
     )
     for name, text in _LONG_NAMES.items():
         profile[name].attrs["long_name"] = text
@@ -110,17 +109,7 @@ def check_profile(profile: Any) -> xr.Dataset:
         raise TypeError(
             f"`profile` must be an xarray.Dataset as `gelora.estimate` returns, got {type(profile).__name__}"
         )
-    if profile.attrs.get("schema") != SCHEMA:
-        raise ValueError(
-            "`profile` is not a gelora profile: its attribute `schema` is "
-            f"{profile.attrs.get('schema')!r}, not {SCHEMA!r}; make one with `gelora.estimate`"
-        )
-    version = profile.attrs.get("schema_version")
-    if not isinstance(version, int | np.integer) or version > SCHEMA_VERSION:
-        raise ValueError(
-            f"`profile` has schema version {version!r}, this gelora reads up to {SCHEMA_VERSION}: "
-            "install a newer gelora"
-        )
+    check_schema(profile, "`profile`", schema=SCHEMA, version=SCHEMA_VERSION, kind="profile", made_by="gelora estimate")
     grid: tuple[str, ...] = ("estimator", "layer")
     needed = dict.fromkeys((*ESTIMATES, "n_points", "undefined"), grid)
     needed |= dict.fromkeys((*COVARIATES, "name", "depth", "stack"), ("layer",))
@@ -153,10 +142,7 @@ def save_profile(profile: xr.Dataset, path: str | Path) -> Path:
     OSError
         If ``path`` cannot be written; nothing is left behind.
     """
-    check_profile(profile)
-    with atomic_path(path) as temporary:
-        profile.to_netcdf(temporary, engine="h5netcdf")
-    return Path(path)
+    return write_dataset(check_profile(profile), path)
 
 
 def open_profile(path: str | Path) -> xr.Dataset:
@@ -169,18 +155,7 @@ def open_profile(path: str | Path) -> xr.Dataset:
     ValueError
         If the file is truncated, foreign or newer than this gelora.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"`path`: there is no file {str(path)!r}; make one with `gelora estimate --output`")
-    try:
-        with xr.open_dataset(file, engine="h5netcdf") as dataset:
-            profile = dataset.load()
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        # What h5py raises depends on where the file is damaged.
-        raise ValueError(
-            f"`path`: {str(path)!r} is not a readable netCDF file, truncated or of another kind: {error}"
-        ) from error
-    return check_profile(profile)
+    return check_profile(read_dataset(path, made_by="gelora estimate --output"))
 
 
 def attribute(profile: xr.Dataset, name: str) -> dict[str, Any]:
@@ -221,7 +196,3 @@ def citation(profile: xr.Dataset) -> str:
         if text not in entries:
             entries.append(text)
     return "\n\n".join(entries) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)

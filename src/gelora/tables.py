@@ -75,11 +75,11 @@ def plan_table(plans: Mapping[str, "RankPlan"], title: str | None = None) -> "Ta
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("plan")
+    table.add_column("plan / block")
     keys = list(dict.fromkeys(key for plan in plans.values() for key in plan.block_ranks))
     several = len({stack for stack, _ in keys}) > 1
     for stack, block in keys:
-        table.add_column(f"{stack[:3]} {block}" if several else f"block {block}", justify="right")
+        table.add_column(f"{stack[:3]} {block}" if several else str(block), justify="right")
     table.add_column("parameters", justify="right")
     for name, plan in plans.items():
         ranks = plan.block_ranks

@@ -8,11 +8,11 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
 
 from gelora.cli import main
 from gelora.plan import RankPlan
 from gelora.profile import open_profile
+from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The training record: an xarray Dataset of a run's losses, metrics, ranks and costs. Make, save, open."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from gelora.files import atomic_path
+from gelora.netcdf import check_schema, plain_attributes, read_dataset, write_dataset
 from gelora.plan import RankPlan
 
 if TYPE_CHECKING:
@@ -80,16 +79,13 @@ def make_record(
             "block": ("module", np.array([module.block for module in plan.modules], dtype=np.int64)),
             "role": ("module", np.array([module.role for module in plan.modules], dtype=object)),
         },
-        attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
-        | {key: _plain(value) for key, value in attributes.items()},
+        attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | plain_attributes(attributes),
     )
 
 
 def save_record(record: xr.Dataset, path: str | Path) -> Path:
     """Write ``record`` to a netCDF file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        record.to_netcdf(temporary, engine="h5netcdf")
-    return Path(path)
+    return write_dataset(record, path)
 
 
 def open_record(path: str | Path) -> xr.Dataset:
@@ -102,31 +98,17 @@ def open_record(path: str | Path) -> xr.Dataset:
     ValueError
         If it is damaged, of another kind or newer than this gelora.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"`path`: there is no file {str(path)!r}; make one with `gelora finetune --output`")
-    try:
-        with xr.open_dataset(file, engine="h5netcdf") as dataset:
-            record = dataset.load()
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"`path`: {str(path)!r} is not a readable netCDF file, or truncated: {error}") from error
-    if record.attrs.get("schema") != SCHEMA:
-        raise ValueError(
-            f"`path`: {str(path)!r} is not a gelora training record: its attribute `schema` is "
-            f"{record.attrs.get('schema')!r}; make one with `gelora finetune`"
-        )
-    version = record.attrs.get("schema_version")
-    if not isinstance(version, int | np.integer) or version > SCHEMA_VERSION:
-        raise ValueError(
-            f"`path`: {str(path)!r} has schema version {version}, this gelora reads up to {SCHEMA_VERSION}: "
-            "install a newer gelora"
-        )
+    record = read_dataset(path, made_by="gelora finetune --output")
+    check_schema(
+        record,
+        f"`path`: {str(path)!r}",
+        schema=SCHEMA,
+        version=SCHEMA_VERSION,
+        kind="training record",
+        made_by="gelora finetune",
+    )
     return record
 
 
 def _column(evaluations: Sequence[Mapping[str, float]], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
     return np.array([entry.get(name, np.nan) for entry in evaluations], dtype=np.float64)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)

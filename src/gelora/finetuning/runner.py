@@ -26,11 +26,11 @@ from gelora.finetuning.classifiers import Classifier, load_classifier
 from gelora.finetuning.encoded import encode_split, length_limit
 from gelora.finetuning.metrics import evaluate_predictions, predict
 from gelora.finetuning.options import Options, check_device, check_training_arguments, to_training_arguments
-from gelora.finetuning.quiet import own_generators, quiet_libraries
 from gelora.finetuning.record import make_record, open_record, save_record
 from gelora.finetuning.tasks import Task, TaskData, load_task
 from gelora.plan import RankPlan
 from gelora.provenance import fingerprint, package_versions, timestamp
+from gelora.quiet import own_generators, quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

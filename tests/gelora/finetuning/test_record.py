@@ -14,7 +14,7 @@ def test_a_missing_damaged_foreign_or_newer_record_is_named(tmp_path: Path) -> N
     ):
         open_record(tmp_path / "none.nc")
     (tmp_path / "damaged.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(ValueError, match=r"damaged.nc' is not a readable netCDF file, or truncated"):
+    with pytest.raises(ValueError, match=r"damaged.nc' is not a readable netCDF file, truncated"):
         open_record(tmp_path / "damaged.nc")
     xr.Dataset(attrs={"schema": "gelora-profile"}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
     with pytest.raises(
