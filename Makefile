@@ -13,10 +13,10 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-path validate clean distclean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 # The stamp is newer than pyproject.toml and constraints.txt when the environment is up to date.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -61,6 +61,9 @@ figures: $(INSTALLED) $(DEMO)/profile.nc  ## the figures of paper_figures/ from 
 
 bench: $(INSTALLED)  ## the benchmarks, with their timings
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
+
+bench-path: $(INSTALLED)  ## the whole path on CoLA, RTE and SST-2 from DATA=FOLDER, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/whole_path.py --data $(DATA)
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

@@ -13,14 +13,14 @@ from gelora.models import (
     matrix_shape,
     weights_fingerprint,
 )
-from tiny_models import ARCHITECTURES, FUSED, WIDTH, tiny_model
+from tiny_models import ARCHITECTURES, ENCODER_DECODERS, FUSED, WIDTH, tiny_model
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_block_of_an_architecture_is_found_with_its_attention_matrices(name):
     model = tiny_model(name)
     blocks = find_blocks(model)
-    stacks = ["encoder", "encoder", "decoder", "decoder"] if name == "t5" else [blocks[0].stack] * 2
+    stacks = ["encoder", "encoder", "decoder", "decoder"] if name in ENCODER_DECODERS else [blocks[0].stack] * 2
     assert [block.stack for block in blocks] == stacks
     assert [block.index for block in blocks] == [1, 2] * (len(stacks) // 2)
     modules = dict(model.named_modules())
@@ -38,7 +38,7 @@ def _weight_shape(module):
     return tuple(weight.shape) if isinstance(module, torch.nn.Linear) else tuple(weight.T.shape)
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in ("t5", "vit")])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in (*ENCODER_DECODERS, "vit")])
 def test_a_head_changes_neither_the_architecture_nor_the_fingerprint_of_the_weights(name):
     bare = tiny_model(name)
     headed = tiny_model(name, hf.AutoModelForSequenceClassification.from_config)

@@ -82,14 +82,14 @@ def test_a_profile_of_several_estimators_needs_one_named(bert, profile):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_key_of_the_lora_config_hits_exactly_one_module_with_its_rank(name):
+def test_every_key_of_the_lora_config_hits_exactly_one_module_with_its_rank(name, tmp_path):
     from peft import get_peft_model
 
     model = tiny_model(name)
     plan = plan_ranks(None, model, "uniform", budget=4 * plan_ranks(None, model, "uniform", rank=1).n_parameters)
     # Different ranks a block, so that a key that hits a wrong module is seen.
     ranks = {(m.stack, m.block): 1 + i for i, m in enumerate(plan.modules)}
-    plan = RankPlan.load(_rewrite(plan, ranks))
+    plan = RankPlan.load(_rewrite(plan, ranks, tmp_path / "plan.json"))
     config = plan.to_lora_config()
     wrapped = get_peft_model(model, config)
     adapted = {
@@ -109,11 +109,8 @@ def test_every_key_of_the_lora_config_hits_exactly_one_module_with_its_rank(name
     assert len(plan.modules) == len(ranks) * (2 if name in FUSED else 4)
 
 
-def _rewrite(plan, ranks):
-    import tempfile
-    from pathlib import Path
-
-    path = plan.save(Path(tempfile.mkdtemp()) / "plan.json")
+def _rewrite(plan, ranks, path):
+    plan.save(path)
     record = json.loads(path.read_text())
     for entry in record["modules"]:
         entry["rank"] = ranks[entry["stack"], entry["block"]]

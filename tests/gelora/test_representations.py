@@ -8,10 +8,19 @@ import pytest
 import torch
 import transformers as hf
 
-from gelora.models import UnknownArchitectureError
+from gelora.models import UnknownArchitectureError, find_blocks
 from gelora.pooling import POOLINGS, choose_tokens, pool
 from gelora.representations import extract_representations
-from tiny_models import TEXT_ARCHITECTURES, VOCABULARY, WIDTH, ragged_batch, tiny_model, tiny_texts, tiny_tokenizer
+from tiny_models import (
+    MORE_TEXT_ARCHITECTURES,
+    TEXT_ARCHITECTURES,
+    VOCABULARY,
+    WIDTH,
+    ragged_batch,
+    tiny_model,
+    tiny_texts,
+    tiny_tokenizer,
+)
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}
 
@@ -28,9 +37,10 @@ def reference(model, ids):
     """Block inputs and the last block's output of one unpadded example, from transformers' own outputs."""
     runner = model.get_encoder() if model.config.is_encoder_decoder else model
     last = []
-    blocks = runner.block if hasattr(runner, "block") else None
-    blocks = blocks or getattr(runner, "layers", None) or getattr(runner, "h", None) or runner.encoder.layer
-    handle = blocks[-1].register_forward_hook(
+    final = dict(model.named_modules())[
+        [b for b in find_blocks(model) if b.stack == find_blocks(model)[0].stack][-1].name
+    ]
+    handle = final.register_forward_hook(
         lambda _m, _i, out: last.append(out if isinstance(out, torch.Tensor) else out[0])
     )
     with torch.no_grad():
@@ -47,9 +57,11 @@ REDUCE = {
 }
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("pooling", REDUCE)
-@pytest.mark.parametrize("name", TEXT_ARCHITECTURES)
+CASES = [(name, pooling, side) for name in TEXT_ARCHITECTURES for pooling in REDUCE for side in ("left", "right")]
+CASES += [(name, "mean", "left") for name in MORE_TEXT_ARCHITECTURES]
+
+
+@pytest.mark.parametrize(("name", "pooling", "side"), CASES)
 def test_each_row_is_the_pooled_hidden_state_of_its_example_run_alone(name, pooling, side):
     model = tiny_model(name)
     batch = ragged_batch(12, side=side)

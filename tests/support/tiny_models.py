@@ -40,6 +40,33 @@ def _config(name: str) -> Any:
             eos_token_id=2,
             decoder_start_token_id=0,
         ),
+        "electra": lambda: hf.ElectraConfig(**_COMMON, embedding_size=WIDTH),
+        "mpnet": lambda: hf.MPNetConfig(**_COMMON),
+        "distilbert": lambda: hf.DistilBertConfig(
+            dim=WIDTH, n_layers=2, n_heads=HEADS, hidden_dim=48, vocab_size=VOCABULARY, pad_token_id=0
+        ),
+        "modernbert": lambda: hf.ModernBertConfig(
+            **_COMMON, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
+        ),
+        "qwen3": lambda: hf.Qwen3Config(**_CAUSAL, head_dim=8),
+        "gemma": lambda: hf.GemmaConfig(**_CAUSAL, head_dim=8),
+        "phi3": lambda: hf.Phi3Config(**_CAUSAL),
+        "gpt-neox": lambda: hf.GPTNeoXConfig(**_COMMON, bos_token_id=1, eos_token_id=2),
+        "bart": lambda: hf.BartConfig(
+            d_model=WIDTH,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=HEADS,
+            decoder_attention_heads=HEADS,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            vocab_size=VOCABULARY,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+            forced_eos_token_id=2,
+        ),
         "vit": lambda: hf.ViTConfig(
             **{key: value for key, value in _COMMON.items() if key not in ("vocab_size", "pad_token_id")},
             image_size=8,
@@ -50,8 +77,20 @@ def _config(name: str) -> Any:
 
 
 TEXT_ARCHITECTURES = ("bert", "roberta", "deberta-v2", "gpt2", "llama", "qwen2", "mistral", "t5")
-ARCHITECTURES = (*TEXT_ARCHITECTURES, "vit")
-FUSED = ("gpt2",)
+ENCODER_DECODERS = ("t5", "bart")
+MORE_TEXT_ARCHITECTURES = (
+    "electra",
+    "mpnet",
+    "distilbert",
+    "modernbert",
+    "qwen3",
+    "gemma",
+    "phi3",
+    "gpt-neox",
+    "bart",
+)
+ARCHITECTURES = (*TEXT_ARCHITECTURES, *MORE_TEXT_ARCHITECTURES, "vit")
+FUSED = ("gpt2", "phi3", "gpt-neox", "modernbert")
 
 
 def tiny_model(name: str, auto: Callable[[Any], torch.nn.Module] | None = None, seed: int = 0) -> Any:
