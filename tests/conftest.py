@@ -22,7 +22,7 @@ def absent(reason: str) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device, there is none")
+        absent("needs a CUDA device, there is none")
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,8 @@ def plan_ranks(
     r"""Choose a LoRA rank for the attention matrices of every block.
 
     ``"geometric"`` is GeLoRA's rule: block i gets :math:`r_i = \max(d_i - d_{i-1}, 0) + 1`, the same for its
-    query, key, value and attention-output matrices, where :math:`d_i` is the intrinsic dimension of layer i.
+    query, key, value and attention-output matrices, where :math:`d_i` is the intrinsic dimension of layer i. In a
+    decoder that also attends to an encoder, the matrices are those of its self-attention.
 
     Parameters
     ----------

@@ -1,7 +1,9 @@
 """The commands do what the functions do; bad input ends in one line, and no file is left half-written."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import warnings
 
@@ -175,3 +177,28 @@ def test_pictures_of_other_types_or_sources_are_refused(run, tmp_path):
     code, _, err = run("plot", tmp_path / "a.txt", "--output", tmp_path / "p.png")
     assert code == 1
     assert "must be one profile (.nc) or rank plans (.json)" in err
+
+
+def test_a_folder_and_a_file_are_read_without_any_network_call(model_folder, texts_file, tmp_path):
+    """In a fresh interpreter, online for all the libraries know, whose sockets do not connect."""
+    code = """
+import socket, sys
+def refuse(*_):
+    raise AssertionError("a network call")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+sys.argv = ["gelora", *sys.argv[1:]]
+from gelora.cli import main
+main()
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    environment |= {"HF_HOME": str(tmp_path / "home")}
+    profile, plan = tmp_path / "p.nc", tmp_path / "plan.json"
+    for words in (
+        ["estimate", "--model", model_folder, "--data", texts_file, "--text-column", "first", "--output", profile],
+        ["ranks", profile, "--model", model_folder, "--output", plan],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+    assert plan.is_file()

@@ -37,9 +37,9 @@ def reference(model, ids):
     """Block inputs and the last block's output of one unpadded example, from transformers' own outputs."""
     runner = model.get_encoder() if model.config.is_encoder_decoder else model
     last = []
-    final = dict(model.named_modules())[
-        [b for b in find_blocks(model) if b.stack == find_blocks(model)[0].stack][-1].name
-    ]
+    blocks = find_blocks(model)
+    last_name = [block.name for block in blocks if block.stack == blocks[0].stack][-1]
+    final = dict(model.named_modules())[last_name]
     handle = final.register_forward_hook(
         lambda _m, _i, out: last.append(out if isinstance(out, torch.Tensor) else out[0])
     )
