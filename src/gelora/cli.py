@@ -29,7 +29,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         if os.environ.get("GELORA_DEBUG"):
             raise
         typer.echo(f"gelora: error: {error}", err=True)
@@ -149,6 +149,9 @@ def ranks(
     rank: Annotated[int | None, typer.Option(help="Uniform: rank of every block.")] = None,
     budget: Annotated[int | None, typer.Option(help="Uniform: trainable adapter parameters.")] = None,
     scaling: Annotated[float, typer.Option(help="alpha / r, the same for every matrix.")] = 2.0,
+    roles: Annotated[
+        list[str] | None, typer.Option(help="Matrices to adapt: query, key, value, output. [default: all]")
+    ] = None,
     seed: Seed = 0,
     revision: Revision = None,
     trust_remote_code: Trust = False,
@@ -159,6 +162,7 @@ def ranks(
     check_writable(output)
     from rich.console import Console
 
+    from gelora.models import ROLES
     from gelora.profile import open_profile
     from gelora.ranks import plan_ranks
     from gelora.tables import plan_table
@@ -176,6 +180,7 @@ def ranks(
         rank=rank,
         budget=budget,
         scaling=scaling,
+        roles=roles or ROLES,
         seed=seed,
         revision=revision,
         trust_remote_code=trust_remote_code,
@@ -201,6 +206,7 @@ def finetune(
     epochs: Annotated[float, typer.Option(help="Passes over the train rows.")] = 3.0,
     max_steps: Annotated[int, typer.Option(help="Optimiser steps in place of epochs; -1 for none.")] = -1,
     batch_size: Annotated[int, typer.Option(help="Rows a batch.")] = 32,
+    eval_batch_size: Annotated[int | None, typer.Option(help="For evaluation. [default: the same]")] = None,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-4,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0548,
     warmup_ratio: Annotated[float, typer.Option(help="Share of the steps with a rising rate.")] = 0.0304,
@@ -236,6 +242,7 @@ def finetune(
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         warmup_ratio=warmup_ratio,
@@ -283,7 +290,9 @@ def _count(name: str, text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"must be a whole number or 'all', got {text!r}", param_hint=f"--{name}") from None
+        raise typer.BadParameter(
+            f"must be a whole number or 'all', got {text!r}", param_hint=f"--{name.replace('_', '-')}"
+        ) from None
 
 
 if __name__ == "__main__":

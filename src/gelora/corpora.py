@@ -1,6 +1,5 @@
 """Texts in: lists, Hugging Face datasets and files become one list of texts or of pairs of texts."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gelora.messages import check_integer, nearest
 from gelora.provenance import fingerprint, generator
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class Texts:
     source: str
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all texts in order."""
+        """Return the SHA-256 of all texts in order; pairs of texts differ from as many texts."""
         return fingerprint(
             part.encode("utf-8", "surrogatepass")
             for text in self.values
-            for part in ((text,) if isinstance(text, str) else text)
+            for part in ((text,) if isinstance(text, str) else ("pair", *text))
         )
 
 
@@ -46,6 +46,11 @@ def is_texts(data: Any) -> bool:
     """Say whether ``data`` is something `read_texts` reads: not tensors, not batches."""
     if isinstance(data, str | Path) or hasattr(data, "column_names"):
         return True
+    if (
+        str(getattr(data, "dtype", "")) in ("str", "string", "object")
+        or getattr(getattr(data, "dtype", None), "kind", "") == "U"
+    ):
+        return True  # a pandas Series or a NumPy array of strings
     return isinstance(data, list | tuple) and (not data or isinstance(data[0], str | list | tuple))
 
 
@@ -81,7 +86,7 @@ def read_texts(data: Any, *, text_column: str | Sequence[str] | None = None) -> 
     else:
         if text_column is not None:
             raise ValueError("`text_column` names a column of a file or dataset: leave it out for a list of texts")
-        texts = Texts(list(data), "a list in memory")
+        texts = Texts(data.tolist() if hasattr(data, "tolist") else list(data), "a list in memory")
     if not texts.values:
         raise ValueError(f"`data` must hold at least one text, got none from {texts.source}")
     return Texts([_check_text(text, row) for row, text in enumerate(texts.values)], texts.source)
@@ -97,10 +102,8 @@ def draw_rows(n_available: int, n_samples: int | None, seed: int) -> NDArray[np.
     >>> draw_rows(5, 3, seed=0).size
     3
     """
-    if n_samples is not None and (
-        isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or n_samples < 1
-    ):
-        raise ValueError(f"`n_samples` must be a positive integer or None for all, got {n_samples!r}")
+    if n_samples is not None:
+        check_integer("n_samples", n_samples, 1, ", or None for all")
     if n_samples is None or n_samples >= n_available:
         return np.arange(n_available, dtype=np.int64)
     chosen = generator(seed, "rows").permutation(n_available)[:n_samples]
@@ -144,16 +147,22 @@ def _read_file(path: Path, text_column: str | Sequence[str] | None) -> Texts:
         if text_column is not None:
             raise ValueError(f"`text_column` must be left out for a text file, got {text_column!r}")
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines, which also splits at form feeds and Unicode separators within a text.
+            lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
         except UnicodeDecodeError as error:
             raise ValueError(f"`data`: {str(path)!r} is not UTF-8 text ({error}); convert it first") from error
         return Texts([line for line in lines if line.strip()], path.name)
     table = read_table(path)
     if not len(table):
         return Texts([], path.name)
-    strings = [str(name) for name in table.columns if isinstance(table[name].iloc[0], str)]
+    strings = [str(name) for name in table.columns if _holds_strings(table[name])]
     columns = _columns(text_column, [str(name) for name in table.columns], strings, path.name)
     return Texts(_rows([table[name].tolist() for name in columns]), path.name)
+
+
+def _holds_strings(column: "pd.Series[Any]") -> bool:
+    filled = column.dropna()
+    return len(filled) > 0 and isinstance(filled.iloc[0], str)
 
 
 def _read_dataset(data: Any, text_column: str | Sequence[str] | None) -> Texts:
@@ -183,8 +192,7 @@ def _columns(
         raise ValueError(f"`text_column` must be one column, or two for pairs, got {columns}")
     for name in columns:
         if name not in available:
-            nearest = difflib.get_close_matches(name, available, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            hint = nearest(name, available)
             raise ValueError(f"`text_column`: no column {name!r} in {source}, it has {available}{hint}")
     return columns
 

@@ -37,13 +37,15 @@ def spectrum_covariates(points: NDArray[Any]) -> dict[str, float]:
     2.0
     """
     wide = points.astype(np.float64)
+    largest = float(np.abs(wide).max(initial=0.0))
+    wide = wide / largest if largest > 0 else wide  # squares must neither overflow nor vanish
     centred = wide - wide.mean(axis=0)
     n, d = centred.shape
     gram = centred.T @ centred if d <= n else centred @ centred.T
     eigenvalues = np.clip(np.linalg.eigvalsh(gram), 0.0, None)
     total = float(eigenvalues.sum())
     # Equal points leave only the rounding of their mean.
-    if total <= n * d * (np.finfo(np.float64).eps * float(np.abs(wide).max(initial=0.0))) ** 2:
+    if total <= n * d * (np.finfo(np.float64).eps * float(largest > 0)) ** 2:
         return {"spectral_entropy": math.nan, "participation_ratio": math.nan, "anisotropy": math.nan}
     shares = eigenvalues / total
     positive = shares[shares > 0]

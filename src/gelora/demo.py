@@ -7,8 +7,9 @@ from pathlib import Path
 
 import xarray as xr
 
-from gelora.files import make_folder
+from gelora.files import atomic_path, make_folder, to_json
 from gelora.plan import RankPlan
+from gelora.provenance import package_versions
 
 ESTIMATORS = ("twonn", "mle", "ph")
 
@@ -90,6 +91,7 @@ def run_demo(
 
     folder = make_folder(output)
     model = demo_model()
+    _claim(folder, {"n_samples": n_samples, "n_train": n_train, "n_validation": n_validation, "seed": seed})
     say("collecting sentences from the docstrings of installed packages")
     corpus = builtin_corpus(n_train=max(n_samples, n_train), n_validation=n_validation, seed=seed)
     data_folder = make_folder(folder / "corpus")
@@ -114,6 +116,21 @@ def run_demo(
 
     files += _draw(profile, plans, folder)
     return DemoResult(profile, plans, records, files)
+
+
+def _claim(folder: Path, options: dict[str, int]) -> None:
+    """Write down what is demonstrated here, or refuse a folder that holds another demonstration."""
+    wanted = {"options": options, "versions": package_versions()}
+    file = folder / "demo.json"
+    if file.exists():
+        if file.read_text(encoding="utf-8") != to_json(wanted, indent=1):
+            raise ValueError(
+                f"`output` {str(folder)!r} holds a demonstration with other options or versions: give a fresh folder, "
+                "or remove that one"
+            )
+        return
+    with atomic_path(file) as temporary:
+        temporary.write_text(to_json(wanted, indent=1), encoding="utf-8")
 
 
 def _finetune(

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from gelora.corpora import Text, Texts, draw_rows, is_texts, read_texts
-from gelora.models import load_tokenizer
+from gelora.messages import check_integer
+from gelora.models import load_tokenizer, position_limit
 from gelora.provenance import fingerprint
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ Features = dict[str, torch.Tensor]
 # Per-token features, cut to the attended tokens and padded again on the right in our own batches, so that
 # positions count from the first real token whatever side the data was padded on.
 TOKEN_KEYS = ("input_ids", "token_type_ids")
+MASK_KEYS = ("attention_mask", "decoder_attention_mask")
 WHOLE_KEYS = ("pixel_values", "inputs")
 UNSUPPORTED_KEYS = ("inputs_embeds", "position_ids")
+READ_KEYS = (*TOKEN_KEYS, *MASK_KEYS, *WHOLE_KEYS, *UNSUPPORTED_KEYS, "decoder_input_ids", "labels")
 IGNORED_LABEL = -100
 
 
@@ -75,16 +78,18 @@ def encode(
         loaded = load_tokenizer(model, tokenizer)
         limit = _length_limit(model, loaded, max_length)
         features, n_truncated = _tokenize([texts.values[row] for row in rows], loaded, limit, rows)
-        if decoder_texts is not None:
-            _add_decoder_texts(features, decoder_texts, rows, len(texts.values), model, loaded, limit)
         available, source, mark = len(texts.values), texts.source, texts.fingerprint()
+        if decoder_texts is not None:
+            n_truncated += _add_decoder_texts(features, decoder_texts, rows, available, model, loaded, limit)
+            mark = fingerprint([mark.encode(), Texts(list(decoder_texts), "").fingerprint().encode()])
+        name = str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)
     else:
         if decoder_texts is not None or text_column is not None:
             raise ValueError("`decoder_texts` and `text_column` go with texts: tensors carry `labels` for the decoder")
         every = list(_tensor_features(data, model))
         if not every:
             raise ValueError("`data` must hold at least one example, got none")
-        rows = draw_rows(len(every), n_samples, seed)
+        rows, name = draw_rows(len(every), n_samples, seed), ""
         features, n_truncated, limit = [every[row] for row in rows], 0, None
         available, source = len(every), f"{type(data).__name__} in memory"
         mark = fingerprint(_key(feature) for feature in every)
@@ -99,6 +104,7 @@ def encode(
         "text_copies_removed": len(rows) - len(kept),
         "n_truncated": n_truncated,
         "max_length": limit or 0,
+        "tokenizer": name,
         "sample_seed": seed,
     }
     return Examples([features[position] for position in kept], rows[kept], record)
@@ -135,18 +141,17 @@ def n_tokens(feature: Features, stack: str = "encoder") -> int:
 
 def pad_id_of(model: torch.nn.Module) -> int:
     """Return the token id to pad with; RoBERTa-like models derive positions from it."""
-    return int(getattr(getattr(model, "config", None), "pad_token_id", None) or 0)
+    return max(0, int(getattr(getattr(model, "config", None), "pad_token_id", None) or 0))  # LLaMA once had −1
 
 
 def _length_limit(model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", asked: int | None) -> int | None:
     own = int(tokenizer.model_max_length)
     # Tokenizers without a limit of their own say 1e30.
-    limit = own if own < 1_000_000 else getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if asked is None:
-        return limit
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 3:
-        raise ValueError(f"`max_length` must be an integer of at least 3 tokens, got {asked!r}")
-    return asked if limit is None else min(asked, limit)
+    limits = [] if asked is None else [check_integer("max_length", asked, 3)]
+    limits += [own] if own < 1_000_000 else []
+    positions = position_limit(model)
+    limits += [] if positions is None else [positions]
+    return min(limits, default=None)
 
 
 def _tokenize(
@@ -186,14 +191,16 @@ def _add_decoder_texts(
     model: torch.nn.Module,
     tokenizer: Any,
     limit: int | None,
-) -> None:
+) -> int:
+    """Add the decoder's inputs to the features; return how many decoder texts were truncated."""
     if len(decoder_texts) != n_available:
         raise ValueError(
             f"`decoder_texts` must hold one text for each of the {n_available} rows of `data`, got {len(decoder_texts)}"
         )
-    targets, _ = _tokenize([decoder_texts[row] for row in rows], tokenizer, limit, rows)
+    targets, n_truncated = _tokenize([decoder_texts[row] for row in rows], tokenizer, limit, rows)
     for feature, target in zip(features, targets, strict=True):
         feature["decoder_input_ids"] = _shift_right(target["input_ids"], model)
+    return n_truncated
 
 
 def _shift_right(labels: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
@@ -216,9 +223,9 @@ def _tensor_features(data: Any, model: torch.nn.Module) -> Iterable[Features]:
         if bad:
             raise TypeError(f"`data` carries {bad[0]!r}, which cannot be batched anew: pass `input_ids` or texts")
         sizes = {len(value) for value in named.values()}
-        if len(sizes) != 1:
+        if len(sizes) > 1:
             raise ValueError(f"`data`: the tensors of a batch must have one length, got {sorted(sizes)}")
-        for i in range(sizes.pop()):
+        for i in range(max(sizes, default=1)):
             yield _one(named, i, model)
 
 
@@ -226,7 +233,7 @@ def _batches(data: Any) -> Iterable[Any]:
     if isinstance(data, torch.Tensor | np.ndarray | Mapping):
         return [data]
     if hasattr(data, "column_names"):  # a tokenized dataset: rows of different length
-        keys = [key for key in (*TOKEN_KEYS, "attention_mask", "labels") if key in data.column_names]
+        keys = [key for key in (*TOKEN_KEYS, *MASK_KEYS, "decoder_input_ids", "labels") if key in data.column_names]
         return ({key: torch.as_tensor(row[key])[None] for key in keys} for row in data)
     if isinstance(data, Iterable):
         return data
@@ -238,14 +245,38 @@ def _batches(data: Any) -> Iterable[Any]:
 
 def _named(batch: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
     if isinstance(batch, Mapping):
-        return {str(key): torch.as_tensor(value).detach().cpu() for key, value in batch.items()}
+        return {str(key): _tensor(str(key), value) for key, value in batch.items() if key in READ_KEYS}
     value = batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
     if not isinstance(value, torch.Tensor | np.ndarray):
-        raise TypeError(f"`data`: a batch must be a tensor or a mapping of tensors, got {type(batch).__name__}")
-    tensor = torch.as_tensor(value).detach().cpu()
+        raise TypeError(
+            "`data`: a batch must be a tensor or a mapping of tensors (and texts a list of strings), got "
+            f"{type(batch).__name__}"
+        )
+    tensor = _tensor("input_ids", value)
     if not tensor.is_floating_point():
+        if isinstance(batch, list | tuple) and len(batch) > 1:
+            raise ValueError(
+                "`data`: of a batch of several tensors of token ids nobody knows which is the mask: give mappings with "
+                "`input_ids` and `attention_mask`"
+            )
         return {"input_ids": tensor}
     return {"pixel_values" if getattr(model, "config", None) is not None else "inputs": tensor}
+
+
+def _tensor(key: str, value: Any) -> torch.Tensor:
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"`data`: {key!r} must be a tensor of numbers, all rows of one length ({error}): pad them, e.g. by "
+            "tokenizer(texts, padding=True, return_tensors='pt'), or pass the texts"
+        ) from error
+    if tensor.ndim < 2 and key != "labels":
+        raise ValueError(
+            f"`data`: {key!r} of a batch must have the examples along its first axis and at least one axis more, got "
+            f"shape {tuple(tensor.shape)}; rows of a dataset become one by datasets.Dataset.from_list(rows)"
+        )
+    return tensor
 
 
 def _one(batch: Mapping[str, torch.Tensor], i: int, model: torch.nn.Module) -> Features:
@@ -253,7 +284,10 @@ def _one(batch: Mapping[str, torch.Tensor], i: int, model: torch.nn.Module) -> F
     if feature:
         return feature
     if "input_ids" not in batch:
-        raise ValueError(f"`data`: a batch must hold `input_ids` or `pixel_values`, got {sorted(batch)}")
+        raise ValueError(
+            f"`data`: a batch must hold `input_ids` or `pixel_values`, got {sorted(batch) or 'neither'}; texts come as "
+            "a list of strings, or with `text_column`"
+        )
     attended = batch["attention_mask"][i].bool() if "attention_mask" in batch else None
     for key in TOKEN_KEYS:
         if key in batch:
@@ -265,7 +299,7 @@ def _one(batch: Mapping[str, torch.Tensor], i: int, model: torch.nn.Module) -> F
             mask = batch.get("decoder_attention_mask")
             ids = batch["decoder_input_ids"][i].long()
             feature["decoder_input_ids"] = ids if mask is None else ids[mask[i].bool()]
-        elif "labels" in batch:
+        elif "labels" in batch and batch["labels"].ndim == 2:  # of one number a row they are classes
             labels = batch["labels"][i].long()
             used = (labels != IGNORED_LABEL).nonzero()
             if not len(used):
@@ -282,7 +316,7 @@ def _key(feature: Features) -> bytes:
 
 def _check_fits(features: Sequence[Features], model: torch.nn.Module) -> None:
     """Raise ValueError where token ids or lengths go beyond what the model embeds."""
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    positions = position_limit(model)
     longest = max((n_tokens(feature) for feature in features), default=0)
     if positions is not None and longest > positions:
         raise ValueError(

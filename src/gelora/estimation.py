@@ -123,7 +123,7 @@ def estimate_representations(
     representations : Representations, sequence of arrays, or mapping from name to array
         One cloud of shape (n_points, width) per layer, NumPy or torch, in order of depth.
     estimator, seed, progress
-        As for `estimate`.
+        As for `estimate`. An estimator's own draws go by the seed and the name of the cloud, or its place in a list.
 
     Returns
     -------
@@ -161,7 +161,8 @@ def estimate_representations(
                 covariates[name][column] = value
             for row, (label, function) in enumerate(estimators.items()):
                 begun = time.perf_counter()
-                rng = generator(seed, label, clouds.stacks[column], clouds.layers[column])
+                # By the module's path, not its position: it does not change with the layers asked for.
+                rng = generator(seed, label, clouds.stacks[column], clouds.names[column])
                 found, reason = _estimate_one(function, label, points, rng)
                 values = (found.dimension, found.standard_error, *found.interval)
                 for name, value in zip(ESTIMATES, values, strict=True):
@@ -181,7 +182,7 @@ def estimate_representations(
         names=clouds.names,
         attributes={
             **clouds.attributes,
-            "seed": seed,
+            "seed": int(seed),
             "estimators": {label: describe_estimator(function) for label, function in estimators.items()},
             "citations": {label: str(getattr(f, "citation", "")) for label, f in estimators.items()},
             "estimator_seconds": {label: round(value, 3) for label, value in seconds.items()},
@@ -218,7 +219,10 @@ def resolve_estimators(choice: EstimatorChoice) -> dict[str, DimensionEstimator]
 
 
 def _label(entry: Any) -> str:
-    return entry if isinstance(entry, str) else str(getattr(entry, "name", None) or type(entry).__name__.lower())
+    if isinstance(entry, str):
+        return entry
+    own = getattr(entry, "name", None) or getattr(entry, "__name__", None)
+    return str(own or type(entry).__name__.lower())
 
 
 def _check_callable(entry: Any) -> DimensionEstimator:
@@ -257,14 +261,14 @@ def _estimate_one(
         return DimensionEstimate(math.nan), str(error)
     if not isinstance(found, DimensionEstimate):
         raise TypeError(f"the estimator {label!r} must return a DimensionEstimate, got {type(found).__name__}")
-    if not math.isfinite(found.dimension):
-        return dataclasses.replace(found, dimension=math.nan), f"the estimator returned {found.dimension}"
+    if not math.isfinite(found.dimension) or found.dimension <= 0:
+        return DimensionEstimate(math.nan, n_points=found.n_points), f"the estimator returned {found.dimension}"
     return found, ""
 
 
 def cloud_covariates(points: NDArray[Any]) -> dict[str, float]:
     """Return the covariates of one cloud; NaN where it is degenerate."""
-    if not np.isfinite(points).all():
+    if len(points) < 2 or not np.isfinite(points).all():
         return {}
     found = {"mean_norm": mean_norm(points), **spectrum_covariates(points)}
     try:

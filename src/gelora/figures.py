@@ -55,6 +55,16 @@ def draw_files(
     if kinds == {".json"}:
         if estimator is not None:
             raise ValueError("`estimator` goes with a profile: a plan is drawn as it is")
-        plans = {path.stem: RankPlan.load(path) for path in paths}
+        plans = {label: RankPlan.load(path) for label, path in zip(_labels(paths), paths, strict=True)}
         return save_figure(lambda ax: plot_ranks(plans, ax), output)
     raise ValueError(f"`source` must be one profile (.nc) or rank plans (.json), got {[str(path) for path in paths]}")
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Return the files' names without ending, or their whole paths where two have one name."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"`source` has one plan twice: {[str(path) for path in paths]}")
+    return [str(path) for path in paths]

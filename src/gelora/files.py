@@ -1,11 +1,13 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all; JSON of what NumPy made."""
 
+import json
 import os
 import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -70,6 +72,21 @@ def check_writable(path: str | Path) -> None:
     _probe(folder, target)
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise now if the folder ``path`` could not be made or written into later; nothing is made.
+
+    Raises
+    ------
+    NotADirectoryError, PermissionError
+        Naming the path and the remedy.
+    """
+    folder = Path(path)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"cannot write into `{folder}`: a file is in the way, give another folder")
+    _probe(existing, folder)
+
+
 def make_folder(path: str | Path) -> Path:
     """Make the folder ``path`` if needed and raise now if it could not be written into.
 
@@ -99,3 +116,8 @@ def _probe(folder: Path, target: Path) -> None:
         ) from error
     os.close(handle)
     Path(name).unlink()
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Return ``value`` as JSON, NumPy's numbers as numbers."""
+    return json.dumps(value, default=lambda number: number.item(), **options)

@@ -121,6 +121,27 @@ class Architecture:
         stacks = " and ".join(f"{count} {stack} blocks" for stack, count in self.blocks.items())
         return f"{self.model_type} with {stacks} of width {self.width}"
 
+    @staticmethod
+    def from_record(record: Any) -> "Architecture":
+        """Read the fields from plain values.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of an architecture.
+        """
+        sound = (
+            isinstance(record, Mapping)
+            and set(record) == {"model_type", "blocks", "width"}
+            and isinstance(record["model_type"], str)
+            and isinstance(record["blocks"], Mapping)
+            and all(isinstance(key, str) and isinstance(count, int) for key, count in record["blocks"].items())
+            and isinstance(record["width"], int)
+        )
+        if not sound:
+            raise ValueError(f"no architecture: {record!r:.120}")
+        return Architecture(record["model_type"], dict(record["blocks"]), record["width"])
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that JSON takes."""
         return asdict(self)
@@ -262,7 +283,8 @@ def weights_fingerprint(model: "nn.Module", blocks: Sequence[Block]) -> str | No
     """Return a hash of the blocks' parameters, or None on the meta device.
 
     Equal for a bare model and the same model under a head, whatever its device or a float precision that
-    holds bfloat16. A sample of each matrix is read: tuning moves practically every entry.
+    holds bfloat16. A sample of each matrix is read: tuning moves practically every entry. A LoRA adapter of peft
+    counts once it is trained: at its start B = 0 and it changes nothing.
     """
     import torch
 
@@ -273,7 +295,7 @@ def weights_fingerprint(model: "nn.Module", blocks: Sequence[Block]) -> str | No
         named = {
             name.replace("base_layer.", ""): parameter
             for name, parameter in modules[block.name].named_parameters()
-            if "lora_" not in name
+            if "lora_" not in name or ("lora_B" in name and not parameter.is_meta and bool(parameter.any()))
         }
         for name, parameter in sorted(named.items()):
             if parameter.is_meta:
@@ -317,8 +339,11 @@ def load_pretrained(
     ------
     FileNotFoundError
         If ``model`` looks like a path and is none, or the hub has no such model or cannot be reached.
+    ValueError
+        If transformers does not know the model, or its weights are damaged.
     """
     import transformers
+    from safetensors import SafetensorError
 
     folder = Path(model)
     if not folder.is_dir() and (isinstance(model, Path) or _looks_like_path(str(model))):
@@ -332,9 +357,11 @@ def load_pretrained(
                 local_files_only=local_files_only or folder.is_dir(),
                 **options,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(f"`model`: {str(model)!r} could not be loaded by {auto_class}: {reason}") from error
+        where = "" if folder.is_dir() else f", and there is no folder {str(model)!r}"
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"`model`: {str(model)!r} could not be loaded by {auto_class}: {reason}{where}") from error
 
 
 def _looks_like_path(name: str) -> bool:
@@ -363,6 +390,30 @@ def load_tokenizer(
         raise ValueError(remedy)
     try:
         loaded = load_pretrained(origin, "AutoTokenizer", local_files_only=True)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(remedy) from error
     return loaded
+
+
+def position_limit(model: "nn.Module") -> int | None:
+    """Return how many tokens the model has positions for, None where it says nothing."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not positions:
+        return None
+    # RoBERTa counts positions from the padding token on.
+    backbone = getattr(model, "base_model", model)
+    offset = getattr(getattr(backbone, "embeddings", None), "padding_idx", None)
+    return int(positions) if offset is None else int(positions) - int(offset) - 1
+
+
+def check_finite_parameters(model: "nn.Module") -> None:
+    """Raise ValueError naming the first parameter of ``model`` that holds NaN or infinity."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
+            bad = int((~torch.isfinite(parameter)).sum())
+            raise ValueError(
+                f"`model`: the parameter {name!r} holds {bad} NaN or infinite values of {parameter.numel()}: "
+                "load sound weights"
+            )

@@ -1,6 +1,5 @@
 """Datasets in netCDF files, with a schema: written whole or not at all, refused with the reason."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from gelora.files import atomic_path
+from gelora.files import atomic_path, to_json
 
 
 def write_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
@@ -65,6 +64,6 @@ def check_schema(dataset: xr.Dataset, what: str, *, schema: str, version: int, k
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes as netCDF takes them: what is no number or text becomes JSON text."""
     return {
-        key: value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+        key: value if isinstance(value, str | int | float) and not isinstance(value, bool) else to_json(value)
         for key, value in attributes.items()
     }

@@ -1,14 +1,15 @@
 """A rank plan: which attention matrices get which LoRA rank. Bound to a model, exported, saved."""
 
 import json
+import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gelora.files import atomic_path
+from gelora.files import atomic_path, to_json
 from gelora.models import Architecture, architecture_of, find_blocks, weights_fingerprint
 
 if TYPE_CHECKING:
@@ -134,12 +135,15 @@ class RankPlan:
         ``rank_pattern`` and ``alpha_pattern`` name every adapted module, each key matching exactly one. ``r`` is
         the largest rank and ``lora_alpha`` keeps the same ratio, for tools that read only those two.
 
+        Without ``model`` the keys match the names that the plan has with anything before them, so the configuration
+        of a plan made on a bare model also serves that model under a head. With ``model`` they match its names alone.
+
         Parameters
         ----------
         task_type : str, optional
             As peft's, e.g. ``"SEQ_CLS"``.
         model : torch.nn.Module, optional
-            Bind the plan to this model first; needed where its module names differ from those the plan has.
+            Bind the plan to this model first, which also checks that it fits.
         **options
             Passed to ``LoraConfig``, e.g. ``lora_dropout``.
 
@@ -155,7 +159,9 @@ class RankPlan:
         modules = self.modules if model is None else self.bind(model).modules
         if all(module.transposed for module in modules):
             options.setdefault("fan_in_fan_out", True)
-        keys = {module.name: "^" + re.escape(module.name) for module in modules}
+        # peft matches "(.*\\.)?(key)$": an anchor leaves nothing before the name.
+        anchor = "" if model is None else "^"
+        keys = {module.name: anchor + re.escape(module.name) for module in modules}
         largest = max(module.rank for module in modules)
         return LoraConfig(
             task_type=task_type,
@@ -171,7 +177,7 @@ class RankPlan:
         """Write the plan to a JSON file, whole or not at all."""
         record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
         return Path(path)
 
     @staticmethod
@@ -223,15 +229,17 @@ def _from_record(record: Any, path: str) -> RankPlan:
         plan = RankPlan(
             policy=str(record["policy"]),
             modules=tuple(_module(entry) for entry in record["modules"]),
-            architecture=Architecture(**record["architecture"]),
+            architecture=Architecture.from_record(record["architecture"]),
             weights_fingerprint=str(record["weights_fingerprint"]),
-            scaling=float(record["scaling"]),
+            scaling=_positive("scaling", record["scaling"]),
             provenance=dict(record["provenance"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path`: {path!r} is a damaged rank plan: {type(error).__name__} {error}") from error
     if not plan.modules:
         raise ValueError(f"`path`: {path!r} is a damaged rank plan: it adapts no module")
+    if len({(module.stack, module.block, module.role) for module in plan.modules}) < len(plan.modules):
+        raise ValueError(f"`path`: {path!r} is a damaged rank plan: it has a matrix twice")
     return plan
 
 
@@ -241,14 +249,16 @@ def _module(entry: Mapping[str, Any]) -> ModuleRank:
         value = getattr(module, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    _positive("alpha", module.alpha)
     return module
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
 
 
 def _number(value: float) -> float:
     """Return whole numbers as int: configuration files read by other tools expect them so."""
     return int(value) if float(value).is_integer() else value
-
-
-def describe_blocks(ranks: Sequence[int]) -> str:
-    """Return ranks as people write them: ``(1, 2, 1)``."""
-    return "(" + ", ".join(str(rank) for rank in ranks) + ")"

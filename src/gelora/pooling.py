@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gelora.messages import check_integer
+
 POOLINGS = ("mean", "last", "cls", "max", "tokens")
 
 
@@ -75,8 +77,8 @@ def choose_tokens(
     list of ndarray
         For each example the kept positions, counted over its attended tokens, ascending.
     """
-    if n_tokens is not None and (isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 1):
-        raise ValueError(f"`n_tokens` must be a positive integer or None for all, got {n_tokens!r}")
+    if n_tokens is not None:
+        check_integer("n_tokens", n_tokens, 1, ", or None for all")
     total = int(lengths.sum())
     if n_tokens is None or n_tokens >= total:
         chosen = np.arange(total)

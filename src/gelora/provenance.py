@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gelora.messages import check_integer
+
 RECORDED_PACKAGES = (
     "gelora",
     "torch",
@@ -83,7 +85,6 @@ def generator(seed: int, *names: Any) -> np.random.Generator:
     >>> generator(0, "twonn", 3).integers(100) == generator(0, "twonn", 3).integers(100)
     np.True_
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"`seed` must be a non-negative integer, got {seed!r}")
+    check_integer("seed", seed, 0)
     words = np.frombuffer(bytes.fromhex(fingerprint(str(name).encode() for name in names)), dtype=np.uint32)
     return np.random.default_rng([int(seed), *(int(word) for word in words)])

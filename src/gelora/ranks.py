@@ -1,21 +1,20 @@
 """Rank policies: a profile becomes a rank plan."""
 
-import difflib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
+from gelora.messages import check_integer, nearest
 from gelora.models import (
     ROLES,
     Architecture,
     Block,
     UnknownArchitectureError,
     architecture_of,
+    check_finite_parameters,
     find_blocks,
     is_transposed,
     load_pretrained,
@@ -62,7 +61,8 @@ def plan_ranks(
     Parameters
     ----------
     profile : xarray.Dataset or None
-        As `gelora.estimate` returns; ``policy="uniform"`` needs none.
+        As `gelora.estimate` returns; ``policy="uniform"`` needs none, and only checks that one given belongs to
+        the model.
     model : PreTrainedModel, str or Path
         The model to adapt: loaded (the meta device will do, its weights are then not compared), or its folder
         or hub name.
@@ -115,6 +115,7 @@ def plan_ranks(
     """
     _check_options(policy, rounding, offset, minimum, maximum, undefined, scaling, roles)
     loaded = _model(model, revision, trust_remote_code)
+    check_finite_parameters(loaded)
     blocks = find_blocks(loaded)
     architecture, weights = architecture_of(loaded, blocks), weights_fingerprint(loaded, blocks) or ""
     shapes = _shapes(loaded, blocks, roles)
@@ -130,10 +131,12 @@ def plan_ranks(
         )
         options |= {"rounding": rounding, "offset": offset, "undefined": undefined}
     else:
+        if profile is not None:
+            _check_belongs(profile, architecture, weights)
         chosen = _uniform(blocks, shapes, rank, budget, seed)
         options |= {"rank": rank, "budget": budget, "seed": seed}
     modules = dict(loaded.named_modules())
-    bounded = {key: max(minimum, min(value, maximum or value)) for key, value in chosen.items()}
+    bounded = {key: int(max(minimum, min(value, maximum or value))) for key, value in chosen.items()}
     return RankPlan(
         policy=policy,
         modules=tuple(
@@ -233,12 +236,7 @@ def _from_profile(
     """Return the ranks of the blocks, the record of the profile, and the weights it was made with."""
     if profile is None:
         raise ValueError("`profile` must be given for policy='geometric': make one with `gelora.estimate`")
-    check_profile(profile)
-    recorded = attribute(profile, "architecture")
-    if recorded:
-        check_same_architecture(Architecture(**recorded), architecture, "the profile")
-    own = str(profile.attrs.get("weights_fingerprint", ""))
-    warn_other_weights(own, weights, "the profile")
+    own = _check_belongs(profile, architecture, weights)
     label = _estimator_label(profile, estimator)
     row = profile.sel(estimator=label)
     keys = zip(row["stack"].values, row["layer"].values, strict=True)
@@ -257,7 +255,8 @@ def _from_profile(
         "estimator": label,
         "dimensions": {f"{stack} {layer}": _json_float(d) for (stack, layer), d in dimensions.items()},
         "fingerprint": fingerprint(
-            [row["dimension"].values.tobytes(), json.dumps(profile.attrs, default=str).encode()]
+            [row["dimension"].values.tobytes()]
+            + [str(profile.attrs.get(name, "")).encode() for name in ("data_fingerprint", "weights_fingerprint")]
         ),
         "model": str(profile.attrs.get("model", "")),
         "data": str(profile.attrs.get("data", "")),
@@ -265,6 +264,21 @@ def _from_profile(
         "n_points": int(row["n_points"].min()),
     }
     return {key: 1 if value is None else value for key, value in ranks.items()}, record, own or weights
+
+
+def _check_belongs(profile: xr.Dataset, architecture: Architecture, weights: str) -> str:
+    """Check that ``profile`` was made with this architecture, warn of other weights, and return their fingerprint."""
+    check_profile(profile)
+    recorded = attribute(profile, "architecture")
+    if recorded:
+        try:
+            made_for = Architecture.from_record(recorded)
+        except ValueError as error:
+            raise ValueError(f"`profile`: its attribute `architecture` is damaged: {error}") from error
+        check_same_architecture(made_for, architecture, "the profile")
+    own = str(profile.attrs.get("weights_fingerprint", ""))
+    warn_other_weights(own, weights, "the profile")
+    return own
 
 
 def _estimator_label(profile: xr.Dataset, estimator: str | None) -> str:
@@ -276,9 +290,7 @@ def _estimator_label(profile: xr.Dataset, estimator: str | None) -> str:
             )
         return labels[0]
     if estimator not in labels:
-        nearest = difflib.get_close_matches(estimator, labels, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"`estimator`: the profile has no {estimator!r}, it has {labels}{hint}")
+        raise ValueError(f"`estimator`: the profile has no {estimator!r}, it has {labels}{nearest(estimator, labels)}")
     return estimator
 
 
@@ -293,11 +305,10 @@ def _uniform(
         raise ValueError("policy='uniform' needs either `rank` or `budget`, got " + ("both" if rank else "neither"))
     keys = [(block.stack, block.index) for block in blocks]
     if rank is not None:
-        _check_integer("rank", rank, 1)
-        return dict.fromkeys(keys, rank)
-    _check_integer("budget", budget, 1)
+        return dict.fromkeys(keys, check_integer("rank", rank, 1))
+    budget = check_integer("budget", budget, 1)
     costs = {key: sum(i + o for i, o in shapes[key].values()) for key in keys}
-    floor, rest = divmod(int(budget or 0), sum(costs.values()))
+    floor, rest = divmod(budget, sum(costs.values()))
     if floor < 1:
         raise ValueError(
             f"`budget` must pay for rank 1 in every block, {sum(costs.values()):,} parameters, got {budget:,}"
@@ -357,19 +368,14 @@ def _check_options(
     ):
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
-    _check_integer("offset", offset, 0)
-    _check_integer("minimum", minimum, 1)
+    check_integer("offset", offset, 0)
+    check_integer("minimum", minimum, 1)
     if maximum is not None:
-        _check_integer("maximum", maximum, minimum)
+        check_integer("maximum", maximum, minimum)
     if not isinstance(scaling, int | float) or not math.isfinite(scaling) or scaling <= 0:
         raise ValueError(f"`scaling` must be a positive number, α / r, got {scaling!r}")
     if isinstance(roles, str) or not roles or set(roles) - set(ROLES):
         raise ValueError(f"`roles` must be a list of some of {', '.join(ROLES)}, got {roles!r}")
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
 
 
 def _json_float(value: float) -> float | None:

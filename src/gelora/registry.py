@@ -5,12 +5,12 @@ estimators have no other way in.
 """
 
 import ast
-import difflib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from gelora.messages import nearest
 from gelora_estimators.protocol import DimensionEstimator
 
 GROUP = "gelora.estimators"
@@ -64,7 +64,7 @@ def make_estimator(name: str, **options: Any) -> DimensionEstimator:
         raise ValueError(f"`{both[0]}` is given twice, in {name!r} and as an argument: leave one out")
     points = _entry_points()
     if bare not in points:
-        raise ValueError(f"`estimator`: there is no {bare!r}{_hint(bare, list(points))}; there are {sorted(points)}")
+        raise ValueError(f"`estimator`: there is no {bare!r}{nearest(bare, list(points))}; there are {sorted(points)}")
     factory = points[bare].load()
     _check_options(bare, factory, {**written, **options})
     made: DimensionEstimator = factory(**written, **options)
@@ -122,12 +122,6 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
     for option in options:
         if option not in parameters:
             raise ValueError(
-                f"`{option}` is no option of the estimator {name!r}{_hint(option, list(parameters))}; "
+                f"`{option}` is no option of the estimator {name!r}{nearest(option, list(parameters))}; "
                 f"it has {sorted(parameters)}"
             )
-
-
-def _hint(name: str, known: list[str]) -> str:
-    lowered = {candidate.lower(): candidate for candidate in known}
-    nearest = difflib.get_close_matches(name.lower(), lowered, n=1)
-    return f"; did you mean {lowered[nearest[0]]!r}?" if nearest else ""

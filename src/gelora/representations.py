@@ -15,10 +15,12 @@ from tqdm.auto import tqdm
 from gelora.corpora import read_texts
 from gelora.encoding import Examples, Features, collate, encode, n_tokens, needs_tokenizer, pad_id_of
 from gelora.hooks import inference_on, read_blocks
+from gelora.messages import check_integer
 from gelora.models import (
     Block,
     UnknownArchitectureError,
     architecture_of,
+    check_finite_parameters,
     find_blocks,
     load_pretrained,
     weights_fingerprint,
@@ -145,8 +147,7 @@ def extract_representations(
     """
     started = time.perf_counter()
     check_pooling(pooling)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}")
+    batch_size = check_integer("batch_size", batch_size, 1)
     if needs_tokenizer(data, text_column):
         # Before the model is loaded: a mistyped column costs no time.
         data = read_texts(data, text_column=text_column)
@@ -180,6 +181,8 @@ def extract_representations(
         "weights_fingerprint": weights_fingerprint(runner, found) or "",
         "read": "input of the first block, then the output of every block, by forward hooks",
         "pooling": pooling,
+        "n_tokens": (n_tokens or "all") if pooling == "tokens" else "",
+        "text_column": [text_column] if isinstance(text_column, str) else list(text_column or ()),
         "batch_size": batch_size,
         "device": str(parameter.device) if parameter is not None else "cpu",
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else "",
@@ -199,7 +202,21 @@ def _load(model: Any, device: str | None, revision: str | None, trust_remote_cod
     loaded: torch.nn.Module = load_pretrained(
         model, "AutoModel", revision=revision, trust_remote_code=trust_remote_code
     )
-    return loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return loaded.to(_device(device))
+
+
+def _device(device: str | None) -> torch.device:
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(str(device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}"
+        ) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` is {device!r}, but torch finds no CUDA device: give device='auto' or 'cpu'")
+    return found
 
 
 def _backbone(model: torch.nn.Module) -> torch.nn.Module:
@@ -351,14 +368,3 @@ class _Collector:
             rows=rows,
             attributes=attributes,
         )
-
-
-def check_finite_parameters(model: torch.nn.Module) -> None:
-    """Raise ValueError naming the first parameter of ``model`` that holds NaN or infinity."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            bad = int((~torch.isfinite(parameter)).sum())
-            raise ValueError(
-                f"`model`: the parameter {name!r} holds {bad} NaN or infinite values of {parameter.numel()}: "
-                "load sound weights"
-            )

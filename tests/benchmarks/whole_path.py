@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gelora.demo import demo_model
-from gelora.files import atomic_path
+from gelora.files import atomic_path, make_folder, to_json
 from gelora.finetuning.record import open_record
 from gelora.plan import RankPlan
 from gelora.profile import open_profile
@@ -130,10 +130,11 @@ def page(result: dict[str, Any]) -> str:
         ]
         if "finetune" in entry:
             run = entry["finetune"]
+            parameters = f"{run['adapter_parameters']:,} adapter and {run['head_parameters']:,} head parameters"
             lines += [
                 f"`gelora finetune`: {' and '.join(run['metrics'])} {run['score']:.4f} on the whole validation set "
-                f"after {run['steps']} steps, {run['adapter_parameters']:,} adapter and "
-                f"{run['head_parameters']:,} head parameters, {run['training_seconds']} s of training ({run['seconds_per_step']} s a step).",
+                f"after {run['steps']} steps, {parameters}, {run['training_seconds']} s of training "
+                f"({run['seconds_per_step']} s a step), {run['command_seconds']} s in all.",
                 "",
             ]
     return "\n".join(lines + _comparison(result["comparison"])) + "\n"
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-train", type=int, default=4000)
     options = parser.parse_args()
+    make_folder(options.output)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tasks = {task: estimate_and_plan(task, options.data, folder) for task in PAIRS}
@@ -179,12 +181,12 @@ def main() -> None:
     result = {
         "command": "make bench-path DATA=FOLDER",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {_cores()} cores, no GPU",
+        "machine": f"{platform.system()} {platform.machine()}, {_cores()} cores, {_gpu()}",
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         "tasks": tasks,
         "comparison": comparison,
     }
-    for suffix, text in (("json", json.dumps(result, indent=1) + "\n"), ("md", page(result))):
+    for suffix, text in (("json", to_json(result, indent=1) + "\n"), ("md", page(result))):
         with atomic_path(options.output / f"whole_path.{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -193,6 +195,12 @@ def _cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0))
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 if __name__ == "__main__":

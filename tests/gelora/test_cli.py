@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from gelora.cli import main
+from gelora.finetuning.record import open_record
 from gelora.plan import RankPlan
 from gelora.profile import open_profile
 from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
@@ -170,6 +173,77 @@ def test_an_undefined_layer_is_a_warning_in_one_line(run, model_folder, texts_fi
     assert code == 0
     assert "gelora: warning: the dimension is undefined for twonn, layer 0" in err
     assert "–" in out
+
+
+def test_plans_of_one_file_name_are_drawn_apart(run, model_folder, tmp_path):
+    paths = [tmp_path / name / "plan.json" for name in ("one", "two")]
+    for rank, path in enumerate(paths, start=1):
+        path.parent.mkdir()
+        words = ("--policy", "uniform", "--rank", rank, "--output", path)
+        assert run("ranks", "--model", model_folder, *words)[0] == 0
+    assert run("plot", *paths, "--output", tmp_path / "p.svg")[0] == 0
+    code, _, err = run("plot", paths[0], paths[0], "--output", tmp_path / "p.svg")
+    assert code == 1
+    assert "has one plan twice" in err
+
+
+@pytest.fixture
+def cola(tmp_path):
+    folder = tmp_path / "cola"
+    folder.mkdir()
+    for split, n in (("train", 40), ("validation", 12)):
+        rows = {"sentence": tiny_texts(n, seed=n), "label": [i % 2 for i in range(n)]}
+        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_finetune_hands_every_option_on_and_writes_record_and_adapter(run, model_folder, cola, tmp_path):
+    plan, output = tmp_path / "plan.json", tmp_path / "run"
+    assert run("ranks", "--model", model_folder, "--policy", "uniform", "--rank", "2", "--output", plan)[0] == 0
+    options = {
+        "max-steps": 3, "batch-size": 4, "eval-batch-size": 6, "learning-rate": 1e-3, "weight-decay": 0.02,
+        "warmup-ratio": 0.5, "schedule": "constant_with_warmup", "dropout": 0.25, "max-length": 7, "n-train": 30,
+        "n-validation": 9, "seed": 4, "eval-steps": 2, "save-steps": 2, "device": "cpu", "precision": "float32",
+        "epochs": 2.0, "adapter": "lora",
+    }  # fmt: skip
+    code, out, err = run(
+        "finetune", "--model", model_folder, "--task", "cola", "--data-dir", cola, "--plan", plan,
+        "--output", output, "--no-progress", *(w for key, value in options.items() for w in (f"--{key}", value)),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "matthews_correlation" in out
+    record = open_record(output / "record.nc")
+    taken = json.loads(record.attrs["options"])
+    for key, value in options.items():
+        name = key.replace("-", "_")
+        assert taken.get(name, record.attrs.get(name)) == value, key
+    assert record.sizes["step"] == 3
+    assert (output / "adapter" / "adapter_config.json").is_file()
+
+
+def test_finetune_without_its_model_leaves_no_folder(run, model_folder, cola, tmp_path):
+    plan, output = tmp_path / "plan.json", tmp_path / "run"
+    assert run("ranks", "--model", model_folder, "--policy", "uniform", "--rank", "2", "--output", plan)[0] == 0
+    for model in ("./absent", broken_model(model_folder, tmp_path)):
+        code, _, err = run(
+            "finetune", "--model", model, "--task", "cola", "--data-dir", cola, "--plan", plan, "--output", output
+        )
+        assert code == 1
+        assert "gelora: error: `model`" in err
+        assert not output.exists()
+
+
+def test_the_demonstration_makes_what_it_lists_and_refuses_the_folder_of_another(run, minilm, tmp_path):
+    words = ("demo", "--output", tmp_path / "demo", "--n-samples", 200, "--n-train", 24, "--n-validation", 16)
+    code, out, err = run(*words, "--no-progress")
+    assert code == 0, err
+    assert all(name in out for name in ("twonn", "mle", "ph", "gelora", "uniform", "accuracy"))
+    listed = [line.strip() for line in out.split("written:")[1].splitlines() if line.strip()]
+    assert len(listed) == 11
+    assert all(Path(path).exists() for path in listed)
+    code, _, err = run(*words, "--seed", 1)
+    assert code == 1
+    assert "holds a demonstration with other options" in err
 
 
 def test_pictures_of_other_types_or_sources_are_refused(run, tmp_path):

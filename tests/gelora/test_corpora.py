@@ -1,6 +1,7 @@
 """Texts are read the same from every source, and what cannot be read is named."""
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -91,6 +92,24 @@ def test_no_texts_and_things_that_are_no_texts_are_errors(tmp_path):
         read_texts(datasets.Dataset.from_dict({"a": ["b"]}).to_iterable_dataset())
 
 
+def test_series_and_arrays_of_strings_are_texts():
+    values = ["one", "two"]
+    for data in (pd.Series(values), pd.Series(values, dtype=object), np.array(values), np.array(values, dtype=object)):
+        assert is_texts(data)
+        assert read_texts(data).values == values
+
+
+def test_a_text_file_keeps_separators_within_a_line_and_loses_its_byte_order_mark(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\u2028more\r\ntwo\x0cmore\n".encode())
+    assert read_texts(tmp_path / "a.txt").values == ["one\u2028more", "two\x0cmore"]
+
+
+def test_a_missing_first_text_does_not_hide_the_column_of_texts(tmp_path):
+    pd.DataFrame({"text": [None, "a"], "n": [1, 2]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(TypeError, match="in row 0: drop or fill"):
+        read_texts(tmp_path / "a.parquet")
+
+
 def test_texts_are_told_from_tensors():
     import torch
 
@@ -115,5 +134,5 @@ def test_rows_are_drawn_by_the_seed_alone_without_repetition():
 
 def test_the_fingerprint_tells_pairs_from_texts_and_orders():
     prints = {Texts(v, "").fingerprint() for v in (["a", "b"], [("a", "b")], ["b", "a"], ["ab"])}
-    assert len(prints) == 3  # the pair (a, b) and the texts a, b hold the same strings
+    assert len(prints) == 4
     assert Texts(["a"], "x").fingerprint() == Texts(["a"], "y").fingerprint()

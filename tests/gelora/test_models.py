@@ -71,6 +71,9 @@ def test_an_adapter_of_peft_changes_neither_blocks_nor_fingerprint():
     assert len(blocks) == 2
     assert weights_fingerprint(wrapped, blocks) == own
     assert matrix_shape(dict(wrapped.named_modules())[blocks[0].roles["query"]]) == (WIDTH, WIDTH)
+    with torch.no_grad():  # a trained adapter makes another model
+        dict(wrapped.named_modules())[blocks[0].roles["query"]].lora_B["default"].weight += 0.1
+    assert weights_fingerprint(wrapped, blocks) != own
 
 
 def test_an_unknown_architecture_is_an_error_that_names_the_layers_argument():
@@ -102,8 +105,13 @@ def test_a_missing_folder_is_an_error_without_asking_the_hub(tmp_path):
         load_pretrained(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_pretrained("./absent")
-    with pytest.raises(FileNotFoundError, match="could not be loaded by AutoModel"):
+    with pytest.raises((FileNotFoundError, ValueError), match="could not be loaded by AutoModel"):
         load_pretrained(tmp_path)  # a folder, but of no model
+    tiny_model("bert").save_pretrained(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="could not be loaded by AutoModel"):
+        load_pretrained(tmp_path / "cut")
     with pytest.raises(FileNotFoundError, match="no-such-model-of-anyone"):
         load_pretrained("no-such-model-of-anyone", local_files_only=True)
 

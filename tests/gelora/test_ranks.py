@@ -1,5 +1,6 @@
 """Ranks follow the rule, plans bind to every form of their model, and to no other."""
 
+import copy
 import json
 import warnings
 
@@ -11,6 +12,7 @@ import transformers as hf
 from gelora.estimation import estimate, estimate_representations
 from gelora.models import UnknownArchitectureError
 from gelora.plan import RankPlan
+from gelora.profile import open_profile, save_profile
 from gelora.ranks import geometric_ranks, plan_ranks
 from tiny_models import ARCHITECTURES, FUSED, WIDTH, ragged_batch, tiny_model
 
@@ -120,6 +122,8 @@ def _rewrite(plan, ranks, path):
 
 
 def test_a_plan_of_the_bare_model_binds_to_the_model_under_a_head(bert, profile):
+    from peft import get_peft_model
+
     plan = plan_ranks(profile, bert)
     headed = hf.AutoModelForSequenceClassification.from_config(bert.config)
     headed.bert.load_state_dict(bert.state_dict(), strict=False)
@@ -129,6 +133,13 @@ def test_a_plan_of_the_bare_model_binds_to_the_model_under_a_head(bert, profile)
     assert [m.name for m in bound.modules] == ["bert." + m.name for m in plan.modules]
     assert bound.block_ranks == plan.block_ranks
     config = plan.to_lora_config("SEQ_CLS", model=headed, lora_dropout=0.1)
+    assert all(key.startswith("^bert") for key in config.rank_pattern)
+    for use in (config, plan.to_lora_config("SEQ_CLS")):  # with and without naming the model
+        wrapped = get_peft_model(copy.deepcopy(headed), use)
+        modules = dict(wrapped.named_modules())
+        adapted = {m.name: modules["base_model.model." + m.name].r["default"] for m in bound.modules}
+        assert adapted == {m.name: m.rank for m in bound.modules}
+        assert sorted(set(adapted.values())) == [1, 4]
     assert config.target_modules == {m.name for m in bound.modules}
     assert config.lora_dropout == 0.1
     assert str(config.task_type).endswith("SEQ_CLS")
@@ -235,6 +246,32 @@ def test_a_geometric_plan_needs_a_profile_and_a_model(bert, profile):
         plan_ranks(profile, 3)
 
 
+def test_weights_that_are_not_numbers_are_named(bert):
+    broken = copy.deepcopy(bert)
+    with torch.no_grad():
+        broken.pooler.dense.bias[2] = torch.nan
+    with pytest.raises(ValueError, match=r"'pooler\.dense\.bias' holds 1 NaN or infinite values of 32"):
+        plan_ranks(None, broken, "uniform", rank=1)
+
+
+def test_a_profile_of_another_model_is_refused_by_every_policy(profile):
+    with pytest.raises(ValueError, match="the profile was made for bert"):
+        plan_ranks(profile, tiny_model("roberta"), "uniform", rank=1)
+    damaged = profile.assign_attrs(architecture='{"blocks": 3}')
+    with pytest.raises(ValueError, match="its attribute `architecture` is damaged"):
+        plan_ranks(damaged, tiny_model("bert"))
+
+
+def test_the_record_of_a_profile_is_the_same_in_memory_and_from_its_file(bert, profile, tmp_path):
+    opened = open_profile(save_profile(profile, tmp_path / "p.nc"))
+    assert plan_ranks(opened, bert).provenance["profile"] == plan_ranks(profile, bert).provenance["profile"]
+
+
+def test_numpy_integers_are_saved_like_others(bert, tmp_path):
+    plan = plan_ranks(None, bert, "uniform", rank=np.int64(3), seed=np.int64(1))
+    assert RankPlan.load(plan.save(tmp_path / "plan.json")).block_ranks == plan.block_ranks
+
+
 @pytest.mark.smoke
 def test_a_saved_plan_loads_equal(bert, profile, tmp_path):
     plan = plan_ranks(profile, bert)
@@ -255,6 +292,9 @@ def test_files_that_are_no_plan_are_refused_with_the_reason(bert, profile, tmp_p
         (json.dumps({**record, "modules": []}), "it adapts no module"),
         (json.dumps({**record, "modules": [{"rank": 1}]}), "damaged rank plan"),
         (json.dumps({**record, "modules": [{**record["modules"][0], "rank": 0}]}), "rank must be a positive integer"),
+        (json.dumps({**record, "modules": [record["modules"][0]] * 2}), "it has a matrix twice"),
+        (json.dumps({**record, "scaling": float("nan")}), "scaling must be a positive number"),
+        (json.dumps({**record, "architecture": {"blocks": []}}), "no architecture"),
         (json.dumps({k: v for k, v in record.items() if k != "scaling"}), "damaged rank plan: KeyError"),
     ):
         (tmp_path / "bad.json").write_text(content)

@@ -361,6 +361,45 @@ def test_options_out_of_range_are_named(options, message):
         extract(tiny_model("bert"), ragged_batch(3), **options)
 
 
+def test_a_loader_of_several_tensors_of_token_ids_is_refused_and_of_images_with_labels_is_read():
+    batch = ragged_batch(6)
+    tensors = torch.utils.data.TensorDataset(batch["input_ids"], batch["attention_mask"])
+    with pytest.raises(ValueError, match="nobody knows which is the mask"):
+        extract(tiny_model("bert"), torch.utils.data.DataLoader(tensors, batch_size=2))
+    pixels = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.utils.data.TensorDataset(pixels, torch.arange(6))
+    found = extract(tiny_model("vit"), torch.utils.data.DataLoader(images, batch_size=2))
+    np.testing.assert_allclose(found[2], extract(tiny_model("vit"), pixels)[2], **CLOSE)
+
+
+def test_a_tokenized_dataset_keeps_the_decoders_inputs():
+    batch = ragged_batch(6)
+    rows = [{"input_ids": ids.tolist(), "decoder_input_ids": [0, *ids.tolist()]} for ids in rows_of(batch)]
+    assert set(extract(tiny_model("t5"), datasets.Dataset.from_list(rows)).stacks) == {"encoder", "decoder"}
+
+
+def test_class_labels_are_not_taken_for_a_decoders_text():
+    found = extract(tiny_model("t5"), {**ragged_batch(6), "labels": torch.arange(6)})
+    assert set(found.stacks) == {"encoder"}
+
+
+def test_roberta_has_fewer_positions_than_it_embeds():
+    tokens = torch.full((1, 512), 5)
+    with pytest.raises(ValueError, match="512 tokens, but the model has 511 positions"):
+        extract(tiny_model("roberta"), tokens)
+    assert extract(tiny_model("roberta"), tokens[:, :511])[0].shape == (1, WIDTH)
+
+
+def test_truncated_decoder_texts_are_counted_and_change_the_fingerprint():
+    model, tokenizer = tiny_model("t5"), tiny_tokenizer(pairs=False, limit=4)
+    short, long = (
+        extract(model, ["w1", "w2"], tokenizer=tokenizer, decoder_texts=["w3", text]).attributes
+        for text in ("w4", "w4 w5 w6 w7 w8")
+    )
+    assert (short["n_truncated"], long["n_truncated"]) == (0, 1)
+    assert short["data_fingerprint"] != long["data_fingerprint"]
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
@@ -371,6 +410,10 @@ def test_options_out_of_range_are_named(options, message):
         ({"inputs_embeds": torch.zeros(1, 2, WIDTH)}, TypeError, "'inputs_embeds', which cannot be batched"),
         ({"input_ids": torch.ones(1, 600).long()}, ValueError, "600 tokens, but the model has 512 positions"),
         ({"label": torch.zeros(1)}, ValueError, "must hold `input_ids` or `pixel_values`"),
+        ({"text": ["a", "b"]}, ValueError, "texts come as a list of strings"),
+        (torch.ones(3).long(), ValueError, "at least one axis more"),
+        ([{"input_ids": [1, 2]}], ValueError, r"datasets\.Dataset\.from_list"),
+        ({"input_ids": [[1, 2], [3]]}, ValueError, "return_tensors='pt'"),
         ({"input_ids": torch.zeros(2, 2).long(), "labels": torch.zeros(3)}, ValueError, "must have one length"),
         (
             {"input_ids": torch.ones(1, 2).long(), "attention_mask": torch.zeros(1, 2)},
@@ -392,6 +435,14 @@ def test_a_model_that_is_none_is_refused():
 def test_an_empty_text_without_special_tokens_is_named_by_its_row():
     with pytest.raises(ValueError, match="the text in row 1 has no tokens"):
         extract(tiny_model("gpt2"), ["w1", ""], tokenizer=tiny_tokenizer(pairs=False))
+
+
+def test_a_device_that_is_none_is_named(minilm):
+    with pytest.raises(ValueError, match="`device` must be 'auto' or a torch device"):
+        extract(minilm, ["a"], device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch finds no CUDA device"):
+            extract(minilm, ["a"], device="cuda:0")
 
 
 @pytest.mark.smoke

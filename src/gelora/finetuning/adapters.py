@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gelora.finetuning.classifiers import Classifier
-from gelora.finetuning.glue import nearest
+from gelora.messages import nearest
 from gelora.plan import RankPlan
 
 if TYPE_CHECKING:

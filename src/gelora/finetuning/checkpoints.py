@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gelora.files import atomic_path, make_folder
+from gelora.files import atomic_path, check_folder, make_folder
 
 RUN_FILE = "run.json"
 RECORD_FILE = "record.nc"
@@ -17,7 +17,7 @@ STATE_FILE = "trainer_state.json"
 
 
 def open_run(output_dir: str | Path, resume: bool) -> Path:
-    """Make the folder of a run; with ``resume=False`` it must not hold one yet.
+    """Check that a run can have the folder, without making it; with ``resume=False`` it must not hold one yet.
 
     Raises
     ------
@@ -26,7 +26,8 @@ def open_run(output_dir: str | Path, resume: bool) -> Path:
     ValueError
         If it holds results that this call would overwrite.
     """
-    folder = make_folder(output_dir)
+    folder = Path(output_dir)
+    check_folder(folder)
     ours = (RUN_FILE, RECORD_FILE, PREDICTIONS_FILE, ADAPTER_FOLDER, CHECKPOINT_FOLDER)
     held = [name for name in ours if (folder / name).exists()]
     if held and not resume:
@@ -43,13 +44,14 @@ def open_run(output_dir: str | Path, resume: bool) -> Path:
 
 
 def claim_run(folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Write down the arguments of this run, or check that they are those of the run in ``folder``.
+    """Make the folder and write down the arguments of this run, or check that they are those of the run it holds.
 
     Raises
     ------
     ValueError
         If they differ, naming the first differences.
     """
+    make_folder(folder)
     wanted = json.loads(json.dumps(arguments, default=str))
     file = folder / RUN_FILE
     if last_checkpoint(folder) is None and not (folder / RECORD_FILE).exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gelora.finetuning.tasks import TaskData
-from gelora.models import find_blocks, load_pretrained, load_tokenizer, weights_fingerprint
+from gelora.models import check_finite_parameters, find_blocks, load_pretrained, load_tokenizer, weights_fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -80,9 +80,12 @@ def load_classifier(
     """
     if isinstance(model, str | Path):
         loaded, new = _from_name(model, data, revision, trust_remote_code)
+        if tokenizer is None:  # asked for with the model: the hub may be asked for it too
+            tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
     else:
         loaded, new = _from_loaded(model, data, precision)
     found = _padding_tokenizer(loaded, load_tokenizer(loaded, tokenizer))
+    check_finite_parameters(loaded)
     head = _head_modules(loaded, new)
     return Classifier(loaded, found, head, weights_fingerprint(loaded, find_blocks(loaded)) or "")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gelora.finetuning.glue import Task
+from gelora.models import position_limit
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,9 +41,6 @@ def length_limit(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     """Return ``asked`` tokens, or as many as the model takes if that is less."""
     own = int(tokenizer.model_max_length)
     limits = [asked] + ([own] if own < 1_000_000 else [])  # tokenizers without a limit of their own say 1e30
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
-        # RoBERTa counts positions from the padding token on.
-        offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-        limits.append(positions if offset is None else positions - offset - 1)
+    positions = position_limit(model)
+    limits += [] if positions is None else [positions]
     return min(limits)

@@ -1,12 +1,12 @@
 """What a model is tuned for: the tasks of GLUE, and the user's own."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gelora.finetuning.metrics import METRICS
+from gelora.messages import nearest
 
 PROBLEMS = ("classification", "regression")
 
@@ -165,18 +165,6 @@ def find_task(task: str | Task) -> Task:
             f"gelora.finetuning.tasks.Task of your own{nearest(name, GLUE_TASKS)}"
         )
     return GLUE_TASKS[name]
-
-
-def nearest(name: str, available: Iterable[str]) -> str:
-    """Return a hint at the nearest of ``available``, empty where none is near.
-
-    Examples
-    --------
-    >>> nearest("colla", ["cola", "rte"])
-    "; did you mean 'cola'?"
-    """
-    found = difflib.get_close_matches(name, list(available), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def is_missing(value: Any) -> bool:

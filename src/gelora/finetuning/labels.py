@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gelora.finetuning.glue import is_missing, nearest
+from gelora.finetuning.glue import is_missing
+from gelora.messages import nearest
 
 MISSING_CLASS = -1
 

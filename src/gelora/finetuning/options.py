@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gelora.finetuning.glue import nearest
+from gelora.messages import check_integer, nearest
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -92,11 +92,11 @@ class Options:
         for name in ("batch_size", "eval_batch_size", "eval_steps", "save_steps"):
             value = getattr(self, name)
             if not (value is None and name != "batch_size"):
-                _check_integer(name, value, 1)
-        _check_integer("max_length", self.max_length, 3)
-        _check_integer("seed", self.seed, 0)
+                check_integer(name, value, 1)
+        check_integer("max_length", self.max_length, 3)
+        check_integer("seed", self.seed, 0)
         if self.max_steps != -1:
-            _check_integer("max_steps", self.max_steps, 1, ", or -1 for all epochs")
+            check_integer("max_steps", self.max_steps, 1, ", or -1 for all epochs")
         _check_number("epochs", self.epochs, 0, math.inf, "a positive number", lowest_excluded=True)
         _check_number("learning_rate", self.learning_rate, 0, math.inf, "a positive number", lowest_excluded=True)
         _check_number("weight_decay", self.weight_decay, 0, math.inf, "a number of at least 0")
@@ -166,8 +166,8 @@ def to_training_arguments(options: Options, folder: Path) -> "TrainingArguments"
             save_steps=options.save_steps or 500,
             bf16=options.precision == "bfloat16",
             fp16=options.precision == "float16",
-            seed=options.seed,
-            data_seed=options.seed,
+            seed=int(options.seed),
+            data_seed=int(options.seed),
             use_cpu=use_cpu,
             dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
             logging_strategy="no",
@@ -182,11 +182,6 @@ def to_training_arguments(options: Options, folder: Path) -> "TrainingArguments"
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # several visible GPUs would be used by DataParallel, with other numbers
     return arguments
-
-
-def _check_integer(name: str, value: Any, least: int, more: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}{more}, got {value!r}")
 
 
 def _check_number(name: str, value: Any, least: float, below: float, what: str, lowest_excluded: bool = False) -> None:

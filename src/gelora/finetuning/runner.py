@@ -177,7 +177,7 @@ def finetune(
     check_training_arguments(training_arguments)
     data = load_task(task, data_dir, n_train=n_train, n_validation=n_validation, seed=seed)
     folder = open_run(output_dir, resume)
-    with quiet_libraries(), own_generators(seed):
+    with quiet_libraries(), own_generators(int(seed)):
         arguments = to_training_arguments(options, folder / CHECKPOINT_FOLDER)
         classifier = load_classifier(
             model,
@@ -277,6 +277,7 @@ def _identity(classifier: Classifier, data: TaskData, plan: RankPlan, adapter: s
     return {
         "model": classifier.model.config.model_type,
         "weights_fingerprint": classifier.weights,
+        "tokenizer": f"{type(classifier.tokenizer).__name__} of {len(classifier.tokenizer)} tokens",
         "task": data.task.name,
         "metrics": list(data.task.metrics),
         "data_fingerprint": data.fingerprint(),
@@ -305,6 +306,8 @@ def _attributes(
         "n_validation": len(data.validation),
         "model": str(classifier.model.name_or_path),
         "model_class": type(classifier.model).__name__,
+        "revision": str(getattr(classifier.model.config, "_commit_hash", None) or ""),
+        "tokenizer": str(classifier.tokenizer.name_or_path),
         "weights_fingerprint": classifier.weights,
         "adapter": adapter,
         "policy": plan.policy,

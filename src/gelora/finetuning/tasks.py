@@ -9,9 +9,9 @@ from gelora.corpora import draw_rows
 from gelora.finetuning.glue import GLUE_TASKS as GLUE_TASKS
 from gelora.finetuning.glue import Task as Task
 from gelora.finetuning.glue import find_task as find_task
-from gelora.finetuning.glue import nearest
 from gelora.finetuning.labels import check_labels_present, class_names, to_classes, to_numbers
 from gelora.finetuning.tables import Table, read_splits
+from gelora.messages import nearest
 from gelora.provenance import fingerprint
 
 if TYPE_CHECKING:
