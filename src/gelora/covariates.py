@@ -45,7 +45,7 @@ def spectrum_covariates(points: NDArray[Any]) -> dict[str, float]:
     eigenvalues = np.clip(np.linalg.eigvalsh(gram), 0.0, None)
     total = float(eigenvalues.sum())
     # Equal points leave only the rounding of their mean.
-    if total <= n * d * (np.finfo(np.float64).eps * float(largest > 0)) ** 2:
+    if total <= n * d * (8 * np.finfo(np.float64).eps * float(largest > 0)) ** 2:
         return {"spectral_entropy": math.nan, "participation_ratio": math.nan, "anisotropy": math.nan}
     shares = eigenvalues / total
     positive = shares[shares > 0]

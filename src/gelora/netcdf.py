@@ -57,7 +57,7 @@ def check_schema(dataset: xr.Dataset, what: str, *, schema: str, version: int, k
     number = dataset.attrs.get("schema_version")
     if not isinstance(number, int | np.integer) or number > version:
         raise ValueError(
-            f"{what} has schema version {number!r}, this gelora reads up to {version}: install a newer gelora"
+            f"{what} has schema version {number}, this gelora reads up to {version}: install a newer gelora"
         )
 
 

@@ -91,11 +91,12 @@ def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) ->
     """Return a table with a row per fine-tuning: score, trainable parameters, time."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    table.caption = "adapter, head: trainable parameters"
     score = " and ".join(json.loads(next(iter(records.values())).attrs["score_metrics"]))
     table.add_column("fine-tuning")
-    for heading in (score, "adapter parameters", "head parameters", "seconds", "ms per step"):
-        table.add_column(heading, justify="right")
+    for heading in (score, "adapter", "head", "seconds", "ms per step"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, record in records.items():
         parts = record["trainable_parameters"]
         table.add_row(

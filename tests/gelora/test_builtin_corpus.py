@@ -124,7 +124,7 @@ def test_written_files_hold_sentence_and_label(corpus: BuiltinCorpus, tmp_path: 
         ({"n_train": 0}, "`n_train` must be an integer of at least 1, got 0"),
         ({"n_train": True}, "`n_train` must be an integer of at least 1, got True"),
         ({"n_train": 8, "n_validation": -1}, "`n_validation` must be an integer of at least 0, got -1"),
-        ({"n_train": 8, "seed": -1}, "`seed` must be a non-negative integer, got -1"),
+        ({"n_train": 8, "seed": -1}, "`seed` must be an integer of at least 0, got -1"),
     ],
 )
 def test_a_bad_argument_is_named_with_its_value(arguments: dict[str, int], message: str) -> None:

@@ -36,7 +36,7 @@ def test_the_tutorial_runs_from_its_first_line_to_its_last(
 
 def test_commands_of_the_documentation_use_options_that_exist() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*DOCS.glob("*.md"), ROOT / "README.md"])
-    commands = re.findall(r"^\$? ?gelora (\w+)(.*)$", text, re.M)
+    commands = re.findall(r"^\$ gelora (\w+)(.*)$", text, re.M)
     assert commands
     for command, rest in commands:
         shown = subprocess.run(

@@ -29,7 +29,7 @@ def test_each_number_is_what_the_estimator_says_of_the_layer(clouds):
     profile = estimate_representations(clouds, estimator=["twonn", "mle"], seed=7, progress=False)
     for name in ("twonn", "mle"):
         for layer, cloud in enumerate(clouds):
-            found = make_estimator(name)(cloud, rng=generator(7, name, "encoder", layer))
+            found = make_estimator(name)(cloud, rng=generator(7, name, "encoder", f"cloud {layer}"))
             entry = profile.sel(estimator=name, layer=layer)
             values = [float(entry[key]) for key in NUMBERS]
             assert values == [found.dimension, found.standard_error, *found.interval]

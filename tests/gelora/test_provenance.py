@@ -19,7 +19,7 @@ def test_a_generator_depends_on_the_seed_and_on_every_name_alone():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "0", None])
 def test_a_seed_must_be_a_non_negative_integer(seed):
-    with pytest.raises(ValueError, match="`seed` must be a non-negative integer"):
+    with pytest.raises(ValueError, match="`seed` must be an integer of at least 0"):
         generator(seed)
 
 

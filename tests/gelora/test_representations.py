@@ -405,7 +405,7 @@ def test_truncated_decoder_texts_are_counted_and_change_the_fingerprint():
     [
         ([], ValueError, "at least one text"),
         (3, TypeError, "`data` must be texts"),
-        ([torch.zeros(0)], ValueError, "at least one example"),
+        ({"input_ids": torch.zeros(0, 4).long()}, ValueError, "at least one example"),
         ({"input_ids": torch.full((1, 3), VOCABULARY)}, ValueError, "does not belong to the model"),
         ({"inputs_embeds": torch.zeros(1, 2, WIDTH)}, TypeError, "'inputs_embeds', which cannot be batched"),
         ({"input_ids": torch.ones(1, 600).long()}, ValueError, "600 tokens, but the model has 512 positions"),
