@@ -162,7 +162,7 @@ def ranks(
     check_writable(output)
     from rich.console import Console
 
-    from gelora.models import ROLES
+    from gelora.blocks import ROLES
     from gelora.profile import open_profile
     from gelora.ranks import plan_ranks
     from gelora.tables import plan_table

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gelora.blocks import position_limit
 from gelora.corpora import Text, Texts, draw_rows, is_texts, read_texts
 from gelora.messages import check_integer
-from gelora.models import load_tokenizer, position_limit
+from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from gelora.models import Block
+from gelora.blocks import Block
 
 Sink = Callable[[str, int, torch.Tensor], None]
 

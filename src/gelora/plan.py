@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gelora.blocks import Architecture, architecture_of, find_blocks, weights_fingerprint
 from gelora.files import atomic_path, to_json
-from gelora.models import Architecture, architecture_of, find_blocks, weights_fingerprint
 
 if TYPE_CHECKING:
     from peft import LoraConfig

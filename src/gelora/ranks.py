@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from gelora.messages import check_integer, nearest
-from gelora.models import (
+from gelora.blocks import (
     ROLES,
     Architecture,
     Block,
@@ -17,10 +16,11 @@ from gelora.models import (
     check_finite_parameters,
     find_blocks,
     is_transposed,
-    load_pretrained,
     matrix_shape,
     weights_fingerprint,
 )
+from gelora.messages import check_integer, nearest
+from gelora.models import load_pretrained
 from gelora.plan import ModuleRank, RankPlan, check_same_architecture, warn_other_weights
 from gelora.profile import attribute, check_profile
 from gelora.provenance import fingerprint, generator, package_versions, timestamp
@@ -135,23 +135,10 @@ def plan_ranks(
             _check_belongs(profile, architecture, weights)
         chosen = _uniform(blocks, shapes, rank, budget, seed)
         options |= {"rank": rank, "budget": budget, "seed": seed}
-    modules = dict(loaded.named_modules())
     bounded = {key: int(max(minimum, min(value, maximum or value))) for key, value in chosen.items()}
     return RankPlan(
         policy=policy,
-        modules=tuple(
-            _module_rank(
-                block,
-                role,
-                bounded[block.stack, block.index],
-                scaling,
-                shape,
-                is_transposed(modules[block.roles[role]]),
-            )
-            for block in blocks
-            if (block.stack, block.index) in bounded
-            for role, shape in shapes[block.stack, block.index].items()
-        ),
+        modules=_module_ranks(loaded, blocks, shapes, bounded, scaling),
         architecture=architecture,
         weights_fingerprint=weights,
         scaling=float(scaling),
@@ -162,6 +149,24 @@ def plan_ranks(
             "created": timestamp(),
             "versions": package_versions(),
         },
+    )
+
+
+def _module_ranks(
+    model: "nn.Module",
+    blocks: Sequence[Block],
+    shapes: Mapping[BlockKey, Mapping[str, tuple[int, int]]],
+    ranks: Mapping[BlockKey, int],
+    scaling: float,
+) -> tuple[ModuleRank, ...]:
+    modules = dict(model.named_modules())
+    return tuple(
+        _module_rank(
+            block, role, ranks[block.stack, block.index], scaling, shape, is_transposed(modules[block.roles[role]])
+        )
+        for block in blocks
+        if (block.stack, block.index) in ranks
+        for role, shape in shapes[block.stack, block.index].items()
     )
 
 

@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from gelora.corpora import read_texts
-from gelora.encoding import Examples, Features, collate, encode, n_tokens, needs_tokenizer, pad_id_of
-from gelora.hooks import inference_on, read_blocks
-from gelora.messages import check_integer
-from gelora.models import (
+from gelora.blocks import (
     Block,
     UnknownArchitectureError,
     architecture_of,
     check_finite_parameters,
     find_blocks,
-    load_pretrained,
     weights_fingerprint,
 )
+from gelora.corpora import read_texts
+from gelora.encoding import Examples, Features, collate, encode, n_tokens, needs_tokenizer, pad_id_of
+from gelora.hooks import inference_on, read_blocks
+from gelora.messages import check_integer
+from gelora.models import load_pretrained
 from gelora.pooling import check_pooling, choose_tokens, pool
 from gelora.provenance import generator
 
@@ -172,29 +172,39 @@ def extract_representations(
     collector = _Collector(runner, blocks, examples, pooling, n_tokens, seed)
     with inference_on(runner):
         collector.run(batch_size, progress)
+    return collector.representations(
+        {
+            **_describe(loaded, runner, found, revision),
+            "pooling": pooling,
+            "n_tokens": (n_tokens or "all") if pooling == "tokens" else "",
+            "text_column": [text_column] if isinstance(text_column, str) else list(text_column or ()),
+            "batch_size": batch_size,
+            "extraction_seconds": round(time.perf_counter() - started, 3),
+            **examples.record,
+        }
+    )
+
+
+def _describe(
+    model: torch.nn.Module, runner: torch.nn.Module, blocks: Sequence[Block], revision: str | None
+) -> dict[str, Any]:
+    """Return the provenance of the model and of what is read from it."""
     parameter = next(runner.parameters(), None)
-    attributes = {
-        "model": str(getattr(loaded, "name_or_path", "") or type(loaded).__name__),
-        "model_class": type(loaded).__name__,
-        "revision": str(getattr(getattr(loaded, "config", None), "_commit_hash", None) or revision or ""),
-        "architecture": architecture_of(runner, found).as_dict(),
-        "weights_fingerprint": weights_fingerprint(runner, found) or "",
+    return {
+        "model": str(getattr(model, "name_or_path", "") or type(model).__name__),
+        "model_class": type(model).__name__,
+        "revision": str(getattr(getattr(model, "config", None), "_commit_hash", None) or revision or ""),
+        "architecture": architecture_of(runner, blocks).as_dict(),
+        "weights_fingerprint": weights_fingerprint(runner, blocks) or "",
         "read": "input of the first block, then the output of every block, by forward hooks",
-        "pooling": pooling,
-        "n_tokens": (n_tokens or "all") if pooling == "tokens" else "",
-        "text_column": [text_column] if isinstance(text_column, str) else list(text_column or ()),
-        "batch_size": batch_size,
         "device": str(parameter.device) if parameter is not None else "cpu",
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else "",
-        "extraction_seconds": round(time.perf_counter() - started, 3),
-        **examples.record,
     }
-    return collector.representations(attributes)
 
 
 def _load(model: Any, device: str | None, revision: str | None, trust_remote_code: bool) -> torch.nn.Module:
     if isinstance(model, torch.nn.Module):
-        if device is not None:
+        if device not in (None, "auto"):
             raise ValueError("`device` goes with a model given by name: a loaded model runs where it is, move it first")
         return model
     if not isinstance(model, str | Path):

@@ -4,15 +4,8 @@ import pytest
 import torch
 import transformers as hf
 
-from gelora.models import (
-    UnknownArchitectureError,
-    architecture_of,
-    find_blocks,
-    load_pretrained,
-    load_tokenizer,
-    matrix_shape,
-    weights_fingerprint,
-)
+from gelora.blocks import UnknownArchitectureError, architecture_of, find_blocks, matrix_shape, weights_fingerprint
+from gelora.models import load_pretrained, load_tokenizer
 from tiny_models import ARCHITECTURES, ENCODER_DECODERS, FUSED, WIDTH, tiny_model
 
 

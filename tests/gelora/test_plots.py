@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from examples import example_plan, example_profile
-from gelora.models import Architecture
+from gelora.blocks import Architecture
 from gelora.plan import RankPlan
 from gelora.plots import COLORS, MARKERS, plot_profile, plot_ranks
 

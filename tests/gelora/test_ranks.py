@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers as hf
 
+from gelora.blocks import UnknownArchitectureError
 from gelora.estimation import estimate, estimate_representations
-from gelora.models import UnknownArchitectureError
 from gelora.plan import RankPlan
 from gelora.profile import open_profile, save_profile
 from gelora.ranks import geometric_ranks, plan_ranks

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
-from gelora.models import UnknownArchitectureError, find_blocks
+from gelora.blocks import UnknownArchitectureError, find_blocks
 from gelora.pooling import POOLINGS, choose_tokens, pool
 from gelora.representations import extract_representations
 from tiny_models import (

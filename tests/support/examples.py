@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from gelora.models import Architecture
+from gelora.blocks import Architecture
 from gelora.plan import ModuleRank, RankPlan
 from gelora.profile import COVARIATES, ESTIMATES, make_profile
 

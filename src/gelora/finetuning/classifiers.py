@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gelora.blocks import check_finite_parameters, find_blocks, weights_fingerprint
 from gelora.finetuning.tasks import TaskData
-from gelora.models import check_finite_parameters, find_blocks, load_pretrained, load_tokenizer, weights_fingerprint
+from gelora.models import load_pretrained, load_tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gelora.blocks import position_limit
 from gelora.finetuning.glue import Task
-from gelora.models import position_limit
 
 if TYPE_CHECKING:
     from datasets import Dataset
