@@ -2,18 +2,16 @@
 
 import dataclasses
 import warnings
+from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
 
 from gelora_estimators import (
-    MLE,
     DegenerateCloudError,
     DimensionEstimate,
     EstimatorContractError,
     Gride,
-    PersistentHomology,
-    ScikitDimension,
     TwoNN,
     as_points,
     check_estimator,
@@ -173,18 +171,35 @@ def process_state():
     np.random.set_state(state)  # noqa: NPY002
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [TwoNN(), TwoNN(fit="likelihood"), MLE(), Gride(), Gride(scan_to=64), ScikitDimension(estimator="MiND_ML")],
-    ids=repr,
-)
-def test_our_estimators_keep_the_contract(estimator):
+# What scikit-dimension's estimators cannot bear on small clouds, seen by running the checks: FisherS and lPCA read
+# 3 on a 2-sphere, MOM 2.6 on a 5-dimensional Gaussian, TLE 4.3 on a flat 3-torus, KNN changes with the order of rows.
+UNBEARABLE = {
+    "skdim:FisherS": {"accuracy"},
+    "skdim:KNN": {"row_order"},
+    "skdim:MOM": {"accuracy"},
+    "skdim:TLE": {"accuracy"},
+    "skdim:lPCA": {"accuracy"},
+}
+SLOW = {"skdim:PH"}
+TOO_SLOW = {"skdim:DANCo", "skdim:ESS"}  # many minutes for all checks
+# Its subsamples are drawn by row, so another order of rows is another draw.
+TOLERANCE = {"ph": {"tolerance": 0.08}}
+REGISTERED = [
+    pytest.param(point, id=point.name, marks=[pytest.mark.slow] if point.name in SLOW else [])
+    for point in sorted(entry_points(group="gelora.estimators"))
+    if point.dist is not None and point.dist.name == "gelora" and point.name not in TOO_SLOW
+]
+
+
+@pytest.mark.parametrize("point", REGISTERED)
+def test_every_registered_estimator_keeps_the_contract(point):
+    n = 120 if point.name.startswith("skdim:") else 300
+    check_estimator(point.load()(), n=n, skip=UNBEARABLE.get(point.name, ()), **TOLERANCE.get(point.name, {}))
+
+
+@pytest.mark.parametrize("estimator", [TwoNN(fit="likelihood"), Gride(scan_to=64)], ids=repr)
+def test_other_options_keep_the_contract(estimator):
     check_estimator(estimator, n=300)
-
-
-def test_persistent_homology_keeps_the_contract():
-    # Its subsamples are drawn by row, so another order of rows is another draw.
-    check_estimator(PersistentHomology(), n=300, tolerance=0.08)
 
 
 @pytest.mark.smoke
