@@ -26,6 +26,8 @@ def main() -> None:
 
     profile = open_profile(arguments.profile)
     plans = {path.stem.removeprefix("plan-"): RankPlan.load(path) for path in arguments.plans}
+    if len(plans) < len(arguments.plans):
+        parser.error("two plans have one file name, which names their figures: rename one")
     arguments.output.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(fname=STYLE):
         draw(arguments.output / "profile", lambda ax: plot_profile(profile, ax), height=2.8)

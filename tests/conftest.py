@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from required import absent
+
 CHECKOUT = Path(__file__).resolve().parents[1]
-REQUIRE_ALL = os.environ.get("GELORA_REQUIRE_ALL") == "1"
 
 torch.set_num_threads(1)  # several test processes share the cores
-
-
-def absent(reason: str) -> None:
-    """Skip the test, or fail it where everything is required."""
-    if REQUIRE_ALL:
-        pytest.fail(f"required by GELORA_REQUIRE_ALL=1: {reason}")
-    pytest.skip(reason)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -132,8 +132,8 @@ def squared_distances(left: torch.Tensor, right: torch.Tensor, *, block_elements
 def sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
     """Return Σ terms² along the last axis; ``terms`` is overwritten.
 
-    The order of summation is fixed by the length of the axis: equal vectors give equal bits wherever they stand, so
-    that ties stay ties and no number depends on how the work is cut into blocks.
+    On one device the order of summation is fixed by the length of the axis: equal vectors give equal bits wherever
+    they stand, so that ties stay ties and no number depends on how the work is cut into blocks.
     """
     if terms.device.type == "cpu":
         # One pass and no splitting of an axis between threads, which torch's own sum does for few rows.

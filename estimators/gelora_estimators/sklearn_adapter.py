@@ -10,7 +10,7 @@ from gelora_estimators.protocol import DimensionEstimator
 
 
 class SklearnEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Let scikit-learn clone, configure and fit a dimension estimator.
+    """Let scikit-learn clone and fit a dimension estimator.
 
     Parameters
     ----------

@@ -226,41 +226,14 @@ def finetune(
     progress: Progress = True,
 ) -> None:
     """Fine-tune a model on a task with the ranks of a plan."""
+    options = dict(locals())  # before anything else: named like the function's arguments, handed on by name
+    options["output_dir"] = options.pop("output")
     from rich.console import Console
 
     from gelora.finetuning.runner import finetune as run
     from gelora.tables import record_table
 
-    record = run(
-        model,
-        task,
-        plan,
-        adapter,
-        output_dir=output,
-        data_dir=data_dir,
-        tokenizer=tokenizer,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_ratio=warmup_ratio,
-        schedule=schedule,
-        dropout=dropout,
-        max_length=max_length,
-        n_train=n_train,
-        n_validation=n_validation,
-        seed=seed,
-        resume=resume,
-        eval_steps=eval_steps,
-        save_steps=save_steps,
-        device=device,
-        precision=precision,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-    )
+    record = run(**options)
     Console().print(record_table({task: record}))
     typer.echo(f"written: {output / 'record.nc'}, {output / 'adapter'}")
 

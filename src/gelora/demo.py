@@ -27,7 +27,7 @@ class DemoResult:
     records : dict of str to xarray.Dataset
         The training record of each plan.
     files : list of Path
-        Everything written.
+        The results written; beside them lie checkpoints and predictions of the fine-tunings.
     """
 
     profile: xr.Dataset
@@ -91,11 +91,12 @@ def run_demo(
 
     folder = make_folder(output)
     model = demo_model()
-    _claim(folder, {"n_samples": n_samples, "n_train": n_train, "n_validation": n_validation, "seed": seed})
+    options = {"n_samples": n_samples, "n_train": n_train, "n_validation": n_validation, "seed": seed}
+    files = [_claim(folder, options)]
     say("collecting sentences from the docstrings of installed packages")
     corpus = builtin_corpus(n_train=max(n_samples, n_train), n_validation=n_validation, seed=seed)
     data_folder = make_folder(folder / "corpus")
-    files = list(write_builtin_corpus(corpus, data_folder))
+    files += write_builtin_corpus(corpus, data_folder)
 
     say(f"estimating dimensions of {model.parent.name}'s hidden states on {n_samples} sentences")
     profile = estimate(
@@ -118,7 +119,7 @@ def run_demo(
     return DemoResult(profile, plans, records, files)
 
 
-def _claim(folder: Path, options: dict[str, int]) -> None:
+def _claim(folder: Path, options: dict[str, int]) -> Path:
     """Write down what is demonstrated here, or refuse a folder that holds another demonstration."""
     wanted = {"options": options, "versions": package_versions()}
     file = folder / "demo.json"
@@ -128,9 +129,10 @@ def _claim(folder: Path, options: dict[str, int]) -> None:
                 f"`output` {str(folder)!r} holds a demonstration with other options or versions: give a fresh folder, "
                 "or remove that one"
             )
-        return
+        return file
     with atomic_path(file) as temporary:
         temporary.write_text(to_json(wanted, indent=1), encoding="utf-8")
+    return file
 
 
 def _finetune(

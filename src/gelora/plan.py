@@ -159,7 +159,7 @@ class RankPlan:
         modules = self.modules if model is None else self.bind(model).modules
         if all(module.transposed for module in modules):
             options.setdefault("fan_in_fan_out", True)
-        # peft matches "(.*\\.)?(key)$": an anchor leaves nothing before the name.
+        # peft matches "(.*\.)?(key)$": an anchor leaves nothing before the name.
         anchor = "" if model is None else "^"
         keys = {module.name: anchor + re.escape(module.name) for module in modules}
         largest = max(module.rank for module in modules)

@@ -209,10 +209,11 @@ def _load(model: Any, device: str | None, revision: str | None, trust_remote_cod
         return model
     if not isinstance(model, str | Path):
         raise TypeError(f"`model` must be a loaded model, a folder or a hub name, got {type(model).__name__}")
+    target = _device(device)
     loaded: torch.nn.Module = load_pretrained(
         model, "AutoModel", revision=revision, trust_remote_code=trust_remote_code
     )
-    return loaded.to(_device(device))
+    return loaded.to(target)
 
 
 def _device(device: str | None) -> torch.device:

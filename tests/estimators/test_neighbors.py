@@ -181,7 +181,7 @@ def test_cuda_without_a_gpu_is_refused(cloud, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same_bits_as_the_cpu(cloud):
+def test_the_gpu_gives_the_same_neighbours_as_the_cpu(cloud):
     here, there = nearest_distances(cloud, 9), nearest_distances(torch.tensor(cloud, device="cuda"), 9)
-    np.testing.assert_array_equal(here.distances, there.distances)
+    np.testing.assert_allclose(here.distances, there.distances, rtol=1e-12)  # each sums in an order of its own
     np.testing.assert_array_equal(here.indices, there.indices)

@@ -181,7 +181,7 @@ UNBEARABLE = {
     "skdim:lPCA": {"accuracy"},
 }
 SLOW = {"skdim:PH"}
-TOO_SLOW = {"skdim:DANCo", "skdim:ESS"}  # many minutes for all checks
+TOO_SLOW = {"skdim:DANCo", "skdim:ESS"}  # 5 to 7 s a call on 120 points, and the checks call often
 # Its subsamples are drawn by row, so another order of rows is another draw.
 TOLERANCE = {"ph": {"tolerance": 0.08}}
 REGISTERED = [

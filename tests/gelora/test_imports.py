@@ -7,9 +7,12 @@ import sys
 import time
 import tomllib
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from required import absent
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -109,7 +112,8 @@ def copied_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lint_imports(tree: Path, contract: str) -> subprocess.CompletedProcess[str]:
-    pytest.importorskip("importlinter")
+    if find_spec("importlinter") is None:
+        absent("import-linter is not installed: pip install 'gelora[dev]'")
     return subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-logo", "--no-cache", "--contract", contract],
         cwd=tree,

@@ -178,7 +178,6 @@ def finetune(
     data = load_task(task, data_dir, n_train=n_train, n_validation=n_validation, seed=seed)
     folder = open_run(output_dir, resume)
     with quiet_libraries(), own_generators(int(seed)):
-        arguments = to_training_arguments(options, folder / CHECKPOINT_FOLDER)
         classifier = load_classifier(
             model,
             data,
@@ -187,11 +186,24 @@ def finetune(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        adapted = adapt(classifier, ranks, options.dropout)
-        claim_run(folder, _identity(classifier, data, adapted.plan, adapter, options))
-        if (folder / RECORD_FILE).exists():
-            return open_record(folder / RECORD_FILE)
-        return _run(folder, classifier, adapted, data, adapter, options, arguments, progress)
+        return _open_or_run(folder, classifier, adapt(classifier, ranks, dropout), data, adapter, options, progress)
+
+
+def _open_or_run(
+    folder: Path,
+    classifier: Classifier,
+    adapted: Adapted,
+    data: TaskData,
+    adapter: str,
+    options: Options,
+    progress: bool,
+) -> xr.Dataset:
+    """Return the record of the run in ``folder`` if it is finished, else run it to its end."""
+    arguments = to_training_arguments(options, folder / CHECKPOINT_FOLDER)
+    claim_run(folder, _identity(classifier, data, adapted.plan, adapter, options))
+    if (folder / RECORD_FILE).exists():
+        return open_record(folder / RECORD_FILE)
+    return _run(folder, classifier, adapted, data, adapter, options, arguments, progress)
 
 
 def _run(
