@@ -101,11 +101,14 @@ def subsampling_error(
     return SubsamplingError(standard_error=factor * float(values.std(ddof=1)), replicates=np.asarray(estimate + spread))
 
 
-def search_within(points: Any, rows: IndexArray, *, k: int, device: str) -> Search:
-    """Return a function from numbers of distinct points to their ``k`` distances among themselves."""
+def search_within(points: Any, rows: IndexArray | None, *, k: int, device: str) -> Search:
+    """Return a function from numbers of distinct points to their ``k`` distances among themselves.
+
+    ``rows`` are the rows of ``points`` that hold the distinct points; None where every row is one.
+    """
 
     def search(kept: IndexArray) -> FloatArray:
-        return nearest_distances(as_points(points)[rows[kept]], k, device=device).distances
+        return nearest_distances(as_points(points)[kept if rows is None else rows[kept]], k, device=device).distances
 
     return search
 
