@@ -1,5 +1,13 @@
-"""Exact nearest-neighbour distances: candidates by matrix product, distances by subtraction."""
+"""Exact nearest-neighbour distances: candidates by matrix product, distances by subtraction.
 
+One product of augmented vectors gives a proven lower bound on every squared distance. Whatever the bounds leave
+possible is measured by subtracting the stored numbers in float64. Rows that float32 bounds cannot settle go through
+float64 bounds, and the few that even these cannot are compared with every point.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +16,23 @@ import torch
 
 from gelora_estimators.options import check_integer
 from gelora_estimators.points import (
+    DistinctRows,
     IndexArray,
     StoredArray,
-    distinct_and_stored,
-    power_of_two_scale,
+    centred_block,
+    distinct_rows,
     refuse_repeated_vectors,
+    rows_in_cache,
 )
 from gelora_estimators.protocol import FloatArray
 
-_MARGIN = 8  # candidates beyond the k asked for
-_BLOCK_ELEMENTS = 2**23  # numbers in one block of the distance matrix (64 MiB)
-_DIFFERENCE_ELEMENTS = {"cpu": 2**17, "cuda": 2**26}  # numbers in one block of differences
+_MARGIN = 4  # candidates beyond the k asked for
+_BLOCK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}  # numbers in one block of the product
+_DIFFERENCE_ELEMENTS = {"cpu": 2**16, "cuda": 2**26}  # numbers in one block of differences
+_FEWEST_ROWS = 256  # rows of a block, whatever its length: thinner products are slow
+_LARGEST_STRIDE = 16  # columns that share one minimum in the first sieve
+_HOPELESS = 0.5  # share of unsettled rows from which a precision is given up
+_EXTREME = 1e100  # scale beyond which squares of float64 coordinates could overflow or vanish
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +60,53 @@ class Neighbors:
     n_near_copies: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchSpace:
+    """A cloud on a device, ready to be searched.
+
+    Parameters
+    ----------
+    cloud : DistinctRows
+        The distinct points.
+    stored : torch.Tensor of shape (n, d)
+        Their stored numbers on the device, in float32 or float64.
+    unit : float
+        Power of two by which ``stored`` has been multiplied.
+    square : torch.Tensor of shape (n,)
+        Squared norms of the centred points times ``cloud.scale``, in float64.
+    """
+
+    cloud: DistinctRows
+    stored: torch.Tensor
+    unit: float
+    square: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bounds:
+    """Factors whose product is ‖y‖² − 2x·y less a bound γ (‖y‖² + 2‖x‖‖y‖) on its rounding error.
+
+    Adding ‖x‖² gives a lower bound on the squared distance; with twice the error bound on top, an
+    upper one. The terms of the bound are two more columns of the factors, so they cost no pass.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    factor: float
+
+
 def nearest_distances(points: Any, k: int, *, minimum: int | None = None, device: str = "auto") -> Neighbors:
     """Find the ``k`` nearest other distinct points of every distinct point, exactly.
 
-    Squared distances from a blocked float64 matrix product of the centred points select
-    candidates. Their distances are then taken by subtracting the stored numbers in float64. Each
-    row carries a certificate: the product less its rounding bound, γ (‖x‖ + ‖y‖)², shows that no
-    other point can be nearer than the k-th; a row without one is searched among all points that
-    the bound cannot exclude. The first columns are the same bits whatever ``k`` is asked for.
+    Candidates come from lower bounds on the squared distances, by a blocked matrix product of the
+    points centred in float64; distances from subtracting the stored numbers in float64. A row is
+    settled when the bounds prove that no other point can be nearer than its k-th; others are
+    searched again more precisely. The first columns are the same bits whatever ``k`` is asked for.
 
     Parameters
     ----------
     points : array_like of shape (n, d)
-        NumPy array or torch tensor.
+        NumPy array or torch tensor: float16, bfloat16, float32, float64 or integers.
     k : int
         Neighbours wanted; a cloud of fewer than k + 1 distinct points gives as many as it has.
     minimum : int, optional
@@ -89,14 +137,61 @@ def nearest_distances(points: Any, k: int, *, minimum: int | None = None, device
     check_integer("k", k, minimum=1)
     fewest = k if minimum is None else minimum
     check_integer("minimum", fewest, minimum=1)
-    cloud, kept = distinct_and_stored(points, minimum=fewest + 1)
-    scale = power_of_two_scale(cloud.points)
-    target = resolve_device(points, device)
-    columns = min(k, len(cloud.rows) - 1)
-    squared, indices = _search(cloud.points, kept, columns, scale, target)
-    distances = np.sqrt(squared) / scale
+    space = search_space(distinct_rows(points, minimum=fewest + 1), resolve_device(points, device))
+    cloud = space.cloud
+    squared, indices = search(space, np.arange(len(cloud.rows)), min(k, len(cloud.rows) - 1))
+    distances = np.sqrt(squared) / space.unit
     near = refuse_repeated_vectors(distances[:, 0], cloud)
     return Neighbors(distances=distances, indices=indices, rows=cloud.rows, n_copies=cloud.n_copies, n_near_copies=near)
+
+
+def count_within(points: Any, rows: IndexArray, radii: FloatArray, *, device: str = "auto") -> IndexArray:
+    """Count the other points within each radius of the given points, exactly.
+
+    Parameters
+    ----------
+    points : array_like of shape (n, d)
+        Distinct points.
+    rows : ndarray of shape (m,)
+        Numbers of the points around which to count.
+    radii : ndarray of shape (r,)
+        Distances in the unit of the points; a point at the distance itself counts.
+    device : str
+        "auto" or a torch device name, as for `nearest_distances`.
+
+    Returns
+    -------
+    ndarray of shape (m, r)
+        Numbers of points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gelora_estimators.neighbors import count_within
+    >>> count_within([[0.0], [1.0], [3.0]], np.array([0, 1]), np.array([1.0, 2.5])).tolist()
+    [[1, 1], [1, 2]]
+    """
+    space = search_space(distinct_rows(points, minimum=1), resolve_device(points, device))
+    if space.cloud.n_copies:
+        raise ValueError(
+            f"`points` must be distinct, got {space.cloud.n_copies} copies: pass the rows that `distinct_points` keeps."
+        )
+    bounds = _bounds(space, torch.float64)
+    counts = np.empty((len(rows), len(radii)), dtype=np.int64)
+    limits = np.asarray(radii, dtype=np.float64) * space.unit
+    reach = float(limits.max() * (space.cloud.scale / space.unit)) ** 2 + 1e-300
+    for start, stop in _blocks(len(rows), len(space.stored), space.stored.device):
+        block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
+        lower = _lower_bounds(bounds, space, block, None)
+        # Everything that can lie within the largest radius is measured: no pair is counted by its bound.
+        own = space.square[block, None]
+        near = (lower <= reach - own + 1e-12 * (own + reach)).nonzero()
+        squared = squared_distances(space, block[near[:, 0]], near[:, 1])
+        within = np.sqrt(squared.cpu().numpy())[:, None] <= limits
+        owner = near[:, 0].cpu().numpy()
+        for column in range(len(limits)):
+            counts[start:stop, column] = np.bincount(owner[within[:, column]], minlength=stop - start)
+    return counts
 
 
 def resolve_device(points: Any, device: str) -> torch.device:
@@ -120,25 +215,102 @@ def resolve_device(points: Any, device: str) -> torch.device:
     return resolved
 
 
-def squared_distances(left: torch.Tensor, right: torch.Tensor, *, block_elements: int | None = None) -> torch.Tensor:
-    """Return Σ (left − right)² along the last axis, (m, d) against (m, d), in float64."""
-    step = max(1, (block_elements or _difference_elements(left.device)) // left.shape[-1])
-    parts = [
-        sum_of_squares(left[start : start + step] - right[start : start + step]) for start in range(0, len(left), step)
-    ]
-    return torch.cat(parts) if parts else left.new_zeros(0)
+def search_space(cloud: DistinctRows, device: torch.device) -> SearchSpace:
+    """Put distinct points on a device, with the squared norms of the centred ones."""
+    extreme = cloud.stored.dtype == np.float64 and not 1.0 / _EXTREME < cloud.scale < _EXTREME
+    unit = cloud.scale if extreme else 1.0
+    stored: StoredArray = cloud.stored * unit if extreme else cloud.stored
+    square = np.empty(len(stored))
+    step = rows_in_cache(stored.shape[1])
+    for start in range(0, len(stored), step):
+        block = centred_block(cloud, start, start + step)
+        square[start : start + step] = np.einsum("ij,ij->i", block, block)
+    # A read-only array is never written to here, but torch would warn about it.
+    own = stored if stored.flags.writeable and stored.flags.c_contiguous else np.array(stored)
+    return SearchSpace(
+        cloud=cloud, stored=torch.from_numpy(own).to(device), unit=unit, square=torch.from_numpy(square).to(device)
+    )
 
 
-def sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
-    """Return Σ terms² along the last axis; ``terms`` is overwritten.
+def search(
+    space: SearchSpace, rows: IndexArray, k: int, *, labels: IndexArray | None = None
+) -> tuple[FloatArray, IndexArray]:
+    """Return the k nearest of each row: squared distances times the squared unit, and point numbers.
 
-    On one device the order of summation is fixed by the length of the axis: equal vectors give equal bits wherever
-    they stand, so that ties stay ties and no number depends on how the work is cut into blocks.
+    With ``labels`` (n,) only points of another label count; where fewer than k there are, the rest
+    is infinite.
     """
-    if terms.device.type == "cpu":
-        # One pass and no splitting of an axis between threads, which torch's own sum does for few rows.
-        numbers = terms.numpy()
-        return torch.from_numpy(np.asarray(np.einsum("...i,...i->...", numbers, numbers)))
+    squared = np.full((len(rows), k), np.inf)
+    indices = np.zeros((len(rows), k), dtype=np.int64)
+    tags = None if labels is None else torch.from_numpy(labels).to(space.stored.device)
+    left = np.arange(len(rows))
+    with full_precision():
+        for dtype in (torch.float32, torch.float64):
+            if len(left):
+                left = _settle(space, _bounds(space, dtype), rows, left, tags, squared, indices)
+    n = len(space.stored)
+    for place in left:
+        other = np.arange(n) != rows[place] if labels is None else labels != labels[rows[place]]
+        possible = torch.from_numpy(np.flatnonzero(other)).to(space.stored.device)
+        own = torch.full_like(possible, int(rows[place]))
+        every = squared_distances(space, own, possible).cpu().numpy()
+        order = np.argsort(every, kind="stable")[:k]
+        squared[place, : len(order)] = every[order]
+        indices[place, : len(order)] = possible.cpu().numpy()[order]
+    return squared, indices
+
+
+def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the squared distances of pairs of points, by subtraction in float64, times the squared unit.
+
+    On one device the order of summation is fixed by the width alone: equal differences give equal
+    bits, so that ties stay ties and no number depends on how the work is cut.
+    """
+    step = max(1, _DIFFERENCE_ELEMENTS.get(left.device.type, 2**16) // space.stored.shape[1])
+    if left.device.type == "cpu":
+        return torch.from_numpy(_squared_on_cpu(space.stored.numpy(), left.numpy(), right.numpy(), step))
+    result = torch.empty(len(left), dtype=torch.float64, device=left.device)
+    for start in range(0, len(left), step):
+        pair = slice(start, start + step)
+        difference = space.stored[left[pair]].double() - space.stored[right[pair]].double()
+        result[pair] = _sum_of_squares(difference)
+    return result
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 products in float32: TF32 or bfloat16 would break the bounds."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _squared_on_cpu(stored: StoredArray, left: IndexArray, right: IndexArray, step: int) -> FloatArray:
+    """Return squared distances, in blocks that stay in the cache, one thread a share of the pairs."""
+    result = np.empty(len(left))
+
+    def work(share: range) -> None:
+        for start in share:
+            pair = slice(start, start + step)
+            difference = stored.take(left[pair], axis=0).astype(np.float64, copy=False)
+            difference -= stored.take(right[pair], axis=0)
+            np.einsum("ij,ij->i", difference, difference, out=result[pair])
+
+    n_threads = min(torch.get_num_threads(), max(1, len(left) // (8 * step)))
+    shares = [range(first * step, len(left), n_threads * step) for first in range(n_threads)]
+    if n_threads == 1:
+        work(shares[0])
+        return result
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(work, shares))
+    return result
+
+
+def _sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
+    """Return Σ terms² along the last axis by halves, a fixed order; ``terms`` is overwritten."""
     terms.square_()
     width = terms.shape[-1]
     while width > 1:
@@ -148,68 +320,113 @@ def sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
     return terms[..., 0].clone()
 
 
-def rounding_factor(ambient: int) -> float:
-    """Return γ: the error of a product-form squared distance is below γ (‖x‖ + ‖y‖)²."""
-    return (ambient + 16) * float(np.finfo(np.float64).eps)
-
-
-def _difference_elements(device: torch.device) -> int:
-    return _DIFFERENCE_ELEMENTS.get(device.type, _DIFFERENCE_ELEMENTS["cpu"])
-
-
-def _search(
-    centred: FloatArray, stored: StoredArray, k: int, scale: float, device: torch.device
-) -> tuple[FloatArray, IndexArray]:
-    """Return the k smallest squared distances, times the squared scale, and their indices."""
-    n = len(centred)
-    product = torch.from_numpy(centred * scale).to(device)
-    # Distances are exact on the stored numbers: centring them would round once more.
-    exact = torch.from_numpy(stored.astype(np.float64) * scale).to(device)
-    square = product.square().sum(dim=1)
-    norm = square.sqrt()
-    squared = np.empty((n, k))
-    indices = np.empty((n, k), dtype=np.int64)
-    step = max(1, _BLOCK_ELEMENTS // n)
+def _bounds(space: SearchSpace, dtype: torch.dtype) -> _Bounds:
+    """Return the augmented factors in the given precision, padded to a whole number of strides."""
+    n, ambient = space.stored.shape
+    # Rounding of the factors, d + 2 products in any order, and room for the terms of second order.
+    factor = (ambient + 24) * float(torch.finfo(dtype).eps) / 2.0
+    precision = np.float32 if dtype == torch.float32 else np.float64
+    left = np.empty((n, ambient + 2), dtype=precision)
+    right = np.zeros((-(-n // _LARGEST_STRIDE) * _LARGEST_STRIDE, ambient + 2), dtype=precision)
+    square = space.square.cpu().numpy()
+    step = rows_in_cache(ambient)
     for start in range(0, n, step):
-        rows = torch.arange(start, min(start + step, n), device=device)
-        lower = torch.addmm(square[None, :], product[rows], product.T, alpha=-2.0).add_(square[rows, None])
-        lower -= rounding_factor(centred.shape[1]) * (norm[rows, None] + norm[None, :]).square()
-        lower[torch.arange(len(rows), device=device), rows] = torch.inf
-        block = _nearest_in_block(exact, rows, lower, k)
-        squared[start : start + len(rows)] = block[0].cpu().numpy()
-        indices[start : start + len(rows)] = block[1].cpu().numpy()
-    return squared, indices
+        part = slice(start, min(start + step, n))
+        block = centred_block(space.cloud, part.start, part.stop)
+        left[part, :ambient] = block
+        block *= -2.0
+        right[part, :ambient] = block
+    left[:, ambient], left[:, ambient + 1] = 1.0, np.sqrt(square)
+    right[:n, ambient], right[:n, ambient + 1] = (1.0 - factor) * square, -2.0 * factor * np.sqrt(square)
+    right[n:, ambient] = np.inf
+    device = space.stored.device
+    return _Bounds(left=torch.from_numpy(left).to(device), right=torch.from_numpy(right).to(device), factor=factor)
+
+
+def _blocks(n_rows: int, n: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of blocks of rows that keep the block of the product small."""
+    step = max(_FEWEST_ROWS, _BLOCK_ELEMENTS.get(device.type, 2**23) // n)
+    for start in range(0, n_rows, step):
+        yield start, min(start + step, n_rows)
+
+
+def _lower_bounds(bounds: _Bounds, space: SearchSpace, rows: torch.Tensor, tags: torch.Tensor | None) -> torch.Tensor:
+    """Return lower bounds on squared distance − ‖x‖², infinite for what does not count."""
+    lower = bounds.left[rows] @ bounds.right.T
+    if tags is None:
+        lower[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+    else:
+        lower[:, : len(tags)].masked_fill_(tags[rows, None] == tags[None, :], torch.inf)
+    return lower
+
+
+def _settle(
+    space: SearchSpace,
+    bounds: _Bounds,
+    rows: IndexArray,
+    places: IndexArray,
+    tags: torch.Tensor | None,
+    squared: FloatArray,
+    indices: IndexArray,
+) -> IndexArray:
+    """Fill in the k nearest at ``places`` of ``rows``; return the places that the bounds cannot settle."""
+    unsettled = []
+    for start, stop in _blocks(len(places), len(space.stored), space.stored.device):
+        block = torch.from_numpy(rows[places[start:stop]]).to(space.stored.device)
+        lower = _lower_bounds(bounds, space, block, tags)
+        found = _nearest_in_block(space, bounds, block, lower, squared.shape[1])
+        squared[places[start:stop]], indices[places[start:stop]] = found[0].cpu().numpy(), found[1].cpu().numpy()
+        unsettled.append(places[start:stop][~found[2].cpu().numpy()])
+        if sum(map(len, unsettled)) > _HOPELESS * stop and stop < len(places):
+            unsettled.append(places[stop:])
+            break
+    return np.concatenate(unsettled)
 
 
 def _nearest_in_block(
-    exact: torch.Tensor, rows: torch.Tensor, lower: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k nearest of each row, given a lower bound on every squared distance."""
-    n = lower.shape[1]
-    n_candidates = min(k + _MARGIN, n - 1)
-    cutoff, candidates = torch.topk(lower, n_candidates, dim=1, largest=False)
-    squared, indices = _exact_order(exact, rows, candidates, k)
-    if n_candidates == n - 1:
-        return squared, indices
-    # Whatever is no candidate is at least `cutoff` away, so the row is settled below it.
-    unsettled = (squared[:, -1] >= cutoff.amax(dim=1)).nonzero()[:, 0]
-    for row in unsettled.tolist():
-        possible = (lower[row] <= squared[row, -1]).nonzero()[:, 0]
-        again = _exact_order(exact, rows[row : row + 1], possible[None, :], k)
-        squared[row], indices[row] = again[0][0], again[1][0]
-    return squared, indices
+    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the k nearest of each row, and whether the bounds prove it."""
+    candidates, values = _sieve(lower, min(k + _MARGIN, len(space.stored) - 1))
+    candidates.clamp_(max=len(space.stored) - 1)  # columns of the padding, whose entries are infinite
+    own, norm = space.square[rows, None], space.square.sqrt()
+    margin = 2.0 * bounds.factor * (space.square[candidates] + 2.0 * norm[rows, None] * norm[candidates])
+    # What the first columns of the float64 arithmetic below can be off by, and float32 underflow.
+    slack = 1e-12 * (own + values.abs().nan_to_num(posinf=0.0)) + 1e-30
+    upper = torch.where(values.isinf(), torch.inf, values + margin + slack)
+    possible = values <= torch.kthvalue(upper, k, dim=1, keepdim=True).values
+    possible &= ~values.isinf()
+    place = possible.nonzero()
+    measured = squared_distances(space, rows[place[:, 0]], candidates[place[:, 0], place[:, 1]])
+    exact = torch.full_like(values, torch.inf)
+    exact[place[:, 0], place[:, 1]] = measured
+    order = torch.sort(exact, dim=1, stable=True)
+    ratio = (space.cloud.scale / space.unit) ** 2
+    # `values` leave ‖x‖² out. A bound that a measured distance breaks says that the product was less precise.
+    proven = (exact * ratio - own >= values - slack).all(dim=1)
+    cutoff = values.amax(dim=1)
+    kth = order.values[:, k - 1] * ratio - own[:, 0] + slack.amax(dim=1)
+    proven &= (kth < cutoff) | cutoff.isinf() | (values.shape[1] == len(space.stored) - 1)
+    return order.values[:, :k].contiguous(), candidates.gather(1, order.indices)[:, :k].contiguous(), proven
 
 
-def _exact_order(
-    exact: torch.Tensor, rows: torch.Tensor, candidates: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k nearest of the candidates by exact distance, ties by index."""
-    candidates = candidates.sort(dim=1).values
-    step = max(1, _difference_elements(exact.device) // (candidates.shape[1] * exact.shape[1]))
-    parts = []
-    for start in range(0, len(rows), step):
-        difference = exact[candidates[start : start + step]]
-        difference -= exact[rows[start : start + step], None, :]
-        parts.append(sum_of_squares(difference))
-    order = torch.sort(torch.cat(parts), dim=1, stable=True)
-    return order.values[:, :k].contiguous(), candidates.gather(1, order.indices)[:, :k].contiguous()
+def _sieve(lower: torch.Tensor, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the columns of the smallest entries of each row, ascending, and the entries in float64.
+
+    Columns are first reduced to the minimum of every stride-th one: the wanted smallest entries lie
+    in the wanted smallest groups.
+    """
+    stride = _LARGEST_STRIDE
+    while stride > 1 and lower.shape[1] < 8 * stride * wanted:
+        stride //= 2
+    if stride == 1:
+        values, columns = torch.topk(lower, wanted, dim=1, largest=False, sorted=False)
+    else:
+        n_groups = lower.shape[1] // stride
+        groups = torch.topk(lower.view(len(lower), stride, n_groups).amin(dim=1), wanted, dim=1, largest=False).indices
+        members = torch.arange(stride, device=lower.device) * n_groups
+        inside = (groups[:, :, None] + members).flatten(1)
+        values, chosen = torch.topk(lower.gather(1, inside), wanted, dim=1, largest=False, sorted=False)
+        columns = inside.gather(1, chosen)
+    columns, order = columns.sort(dim=1)
+    return columns, values.gather(1, order).double()

@@ -3,7 +3,6 @@
 NumPy only: torch tensors are recognised by their methods, torch itself is never imported here.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ _SPACING_OF_FOREIGN_TYPES = {"bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3, "flo
 _FEWEST_ROWS_FOR_ATOM_RULE = 100
 _DISTINCT_FRACTION = 0.1
 _ROUNDING_STEPS = 8.0
+_CACHED_ELEMENTS = 2**15  # float64 numbers of a block (256 KiB) that several passes go over
 _HALF_PRECISION = 1e-5  # formats of wider spacing than this hold 16 bits or fewer
 
 
@@ -45,6 +45,31 @@ class DistinctPoints:
     """
 
     points: FloatArray
+    rows: IndexArray
+    n_copies: int
+    resolution: float
+    rounding_distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctRows:
+    """The distinct points of a cloud as they were stored, for work that centres them block by block.
+
+    Parameters
+    ----------
+    stored : ndarray of shape (n_distinct, d)
+        Float32 or float64 rows, exact copies removed; the input itself where nothing was removed.
+    centre : ndarray of shape (d,)
+        Their mean in float64.
+    scale : float
+        Power of two that brings the largest centred coordinate into [½, 1).
+    rows, n_copies, resolution, rounding_distance
+        As in `DistinctPoints`.
+    """
+
+    stored: StoredArray
+    centre: FloatArray
+    scale: float
     rows: IndexArray
     n_copies: int
     resolution: float
@@ -120,11 +145,26 @@ def distinct_points(points: Any, *, minimum: int = 2) -> DistinctPoints:
     >>> cloud.rows.tolist(), cloud.n_copies, cloud.points.tolist()
     ([0, 2], 1, [[-1.0, -1.0], [1.0, 1.0]])
     """
-    return distinct_and_stored(points, minimum=minimum)[0]
+    cloud = distinct_rows(points, minimum=minimum)
+    centred = cloud.stored.astype(np.float64)
+    centred -= cloud.centre
+    return DistinctPoints(
+        points=centred,
+        rows=cloud.rows,
+        n_copies=cloud.n_copies,
+        resolution=cloud.resolution,
+        rounding_distance=cloud.rounding_distance,
+    )
 
 
-def distinct_and_stored(points: Any, *, minimum: int) -> tuple[DistinctPoints, StoredArray]:
-    """Return what `distinct_points` does, and the kept rows as they were stored."""
+def distinct_rows(points: Any, *, minimum: int) -> DistinctRows:
+    """Return what `distinct_points` does, with the kept rows as they were stored instead of centred.
+
+    Raises
+    ------
+    DegenerateCloudError, TypeError, ValueError
+        See `distinct_points`.
+    """
     stored, resolution = _as_points(points)
     rows = first_occurrences(stored)
     n, n_distinct = len(stored), len(rows)
@@ -141,36 +181,52 @@ def distinct_and_stored(points: Any, *, minimum: int) -> tuple[DistinctPoints, S
             f"but at least {minimum} are needed."
         )
     kept = stored if n_distinct == n else stored[rows]
-    centre = _mean(kept)
-    centred = kept.astype(np.float64)
+    low, high = kept.min(axis=0).astype(np.float64), kept.max(axis=0).astype(np.float64)
+    centre = _mean(kept, low, high)
+    _refuse_rounding_noise(low, high, np.abs(centre), resolution, n_distinct)
     with np.errstate(over="ignore"):
-        centred -= centre
-    _refuse_rounding_noise(kept, np.abs(centre), resolution)
-    if not bool(np.isfinite(centred).all()):
+        largest = float(np.maximum(high - centre, centre - low).max())
+    if not np.isfinite(largest):
         raise DegenerateCloudError(
             f"the dimension is undefined: the differences of these {n_distinct} distinct points overflow float64."
         )
-    cloud = DistinctPoints(
-        points=centred,
+    scale = power_of_two(largest)
+    return DistinctRows(
+        stored=kept,
+        centre=centre,
+        scale=scale,
         rows=rows,
         n_copies=n - n_distinct,
         resolution=resolution,
-        rounding_distance=_rounding_distance(centred, centre, resolution),
+        rounding_distance=_rounding_distance(kept, centre, scale, resolution),
     )
-    return cloud, kept
 
 
 def first_occurrences(stored: StoredArray) -> IndexArray:
-    """Return the rows that equal no earlier row, by a 128-bit digest of their numbers."""
+    """Return the rows that equal no earlier row; −0.0 equals 0.0."""
+    keys = _row_keys(stored)
+    order = np.argsort(keys, kind="stable")
+    equal = keys[order[1:]] == keys[order[:-1]]
+    if not bool(equal.any()):
+        return np.arange(len(stored), dtype=np.int64)
+    # Equal keys need not mean equal rows: those few are compared byte by byte.
+    suspects = np.zeros(len(stored), dtype=np.bool_)
+    suspects[order[1:][equal]] = suspects[order[:-1][equal]] = True
     seen: set[bytes] = set()
-    rows: list[int] = []
-    for number, row in enumerate(stored):
-        # Adding zero turns −0.0 into 0.0, which compares equal but has other bytes.
-        digest = hashlib.blake2b((row + row.dtype.type(0)).tobytes(), digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
-            rows.append(number)
-    return np.asarray(rows, dtype=np.int64)
+    first = np.ones(len(stored), dtype=np.bool_)
+    for number in np.flatnonzero(suspects):
+        row = (stored[number] + stored.dtype.type(0)).tobytes()
+        first[number] = row not in seen
+        seen.add(row)
+    return np.flatnonzero(first).astype(np.int64)
+
+
+def centred_block(cloud: DistinctRows, start: int, stop: int) -> FloatArray:
+    """Return rows of the cloud minus its mean, times its power of two, in float64."""
+    block = cloud.stored[start:stop].astype(np.float64)
+    block -= cloud.centre
+    block *= cloud.scale
+    return block
 
 
 def power_of_two_scale(points: FloatArray) -> float:
@@ -178,37 +234,64 @@ def power_of_two_scale(points: FloatArray) -> float:
 
     Multiplying by it is exact, and squares of what results neither overflow nor vanish.
     """
-    largest = float(np.abs(points).max(initial=0.0))
+    return power_of_two(float(np.abs(points).max(initial=0.0)))
+
+
+def power_of_two(largest: float) -> float:
+    """Return the power of two whose product with ``largest`` lies in [½, 1); 1 for zero."""
     exponent = int(np.frexp(largest)[1]) if largest > 0.0 else 0
     return float(2.0 ** -max(min(exponent, 1000), -1000))
 
 
-def _mean(stored: StoredArray) -> FloatArray:
+def _row_keys(stored: StoredArray) -> NDArray[np.uint64]:
+    """Return one number for each row, equal for equal rows and rarely for others."""
+    integer = np.dtype(f"u{stored.dtype.itemsize}")
+    weights = np.random.default_rng(0).integers(1, 2**63, size=stored.shape[1], dtype=np.uint64) * 2 + 1
+    shift = integer.type(4 * integer.itemsize)
+    keys = np.empty(len(stored), dtype=np.uint64)
+    step = rows_in_cache(stored.shape[1])
+    for start in range(0, len(stored), step):
+        # Adding zero turns −0.0 into 0.0, which compares equal but has other bits.
+        bits = (stored[start : start + step] + stored.dtype.type(0)).view(integer)
+        # Folding moves the sign bit down: multiples of the highest bit alone would cancel in pairs.
+        keys[start : start + step] = (bits ^ (bits >> shift)).astype(np.uint64) @ weights
+    return keys
+
+
+def rows_in_cache(ambient: int) -> int:
+    """Return how many float64 rows of this length make a block that stays in a core's cache."""
+    return max(1, _CACHED_ELEMENTS // ambient)
+
+
+def _mean(stored: StoredArray, low: FloatArray, high: FloatArray) -> FloatArray:
     """Return the mean in float64, halved before summing where the sum could overflow."""
-    half = stored.astype(np.float64) * 0.5 if float(np.abs(stored).max(initial=0.0)) > 1e290 else None
-    if half is not None:
-        return np.asarray((half / len(half)).sum(axis=0) * 2.0)
+    if max(float(high.max()), -float(low.min())) > 1e290:
+        return np.asarray((stored.astype(np.float64) * 0.5 / len(stored)).sum(axis=0) * 2.0)
     return np.asarray(stored.mean(axis=0, dtype=np.float64))
 
 
-def _rounding_distance(centred: FloatArray, centre: FloatArray, resolution: float) -> float:
+def _rounding_distance(stored: StoredArray, centre: FloatArray, scale: float, resolution: float) -> float:
     """Return how far apart rounding alone can put two copies of a vector."""
-    scale = power_of_two_scale(centred)
-    deviation = np.sqrt(np.square(centred * scale).mean(axis=0))
+    total = np.zeros(stored.shape[1])
+    step = rows_in_cache(stored.shape[1])
+    for start in range(0, len(stored), step):
+        block = (stored[start : start + step].astype(np.float64) - centre) * scale
+        total += np.einsum("ij,ij->j", block, block)
+    deviation = np.sqrt(total / len(stored))
     # A massive activation that rounds to a constant separates nothing: its deviation is the bound.
     steps = _ROUNDING_STEPS if resolution < _HALF_PRECISION else 1.0
-    step = np.minimum(steps * resolution * np.hypot(centre * scale, deviation), deviation)
-    return float(np.sqrt(np.square(step).sum()) / scale)
+    rounding = np.minimum(steps * resolution * np.hypot(centre * scale, deviation), deviation)
+    return float(np.sqrt(np.square(rounding).sum()) / scale)
 
 
-def refuse_repeated_vectors(nearest: FloatArray, cloud: DistinctPoints) -> int:
+def refuse_repeated_vectors(nearest: FloatArray, cloud: DistinctPoints | DistinctRows) -> int:
     """Return how many points have a neighbour within rounding distance; raise for more than half.
 
     Parameters
     ----------
     nearest : ndarray of shape (n,)
         Distance of each point to its nearest other distinct point.
-    cloud : DistinctPoints
+    cloud : DistinctPoints or DistinctRows
         The cloud they belong to, which knows its rounding distance.
 
     Raises
@@ -226,14 +309,16 @@ def refuse_repeated_vectors(nearest: FloatArray, cloud: DistinctPoints) -> int:
     return near
 
 
-def _refuse_rounding_noise(kept: StoredArray, magnitude: FloatArray, resolution: float) -> None:
+def _refuse_rounding_noise(
+    low: FloatArray, high: FloatArray, magnitude: FloatArray, resolution: float, n_distinct: int
+) -> None:
     """Raise if no coordinate spans more than a few steps of the stored format."""
     # Each coordinate against itself: a massive constant one must not hide what the others tell.
     tolerance = _ROUNDING_STEPS * resolution * magnitude
-    span = kept.max(axis=0).astype(np.float64) * 0.5 - kept.min(axis=0).astype(np.float64) * 0.5
+    span = high * 0.5 - low * 0.5
     if bool((span <= 0.5 * tolerance).all()):
         raise DegenerateCloudError(
-            f"the dimension is undefined: the {len(kept)} distinct points are constant up to rounding (no coordinate "
+            f"the dimension is undefined: the {n_distinct} distinct points are constant up to rounding (no coordinate "
             f"spans more than {_ROUNDING_STEPS:g} steps of relative size {resolution:.1e})."
         )
 

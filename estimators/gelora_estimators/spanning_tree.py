@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gelora_estimators.neighbors import resolve_device, rounding_factor, squared_distances
+from gelora_estimators.neighbors import resolve_device
 from gelora_estimators.points import IndexArray, distinct_points, power_of_two_scale
 from gelora_estimators.protocol import FloatArray
 
@@ -157,3 +157,12 @@ def _prim_by_rows(points: torch.Tensor) -> tuple[IndexArray, IndexArray]:
         new = int(nearest.argmin())
     joined = added[1:]
     return parent.cpu().numpy()[joined], joined
+
+
+# temporary
+def rounding_factor(ambient: int) -> float:
+    return (ambient + 16) * float(np.finfo(np.float64).eps)
+
+
+def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return (left - right).square().sum(-1)

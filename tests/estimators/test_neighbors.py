@@ -131,7 +131,8 @@ def test_copies_are_counted_and_leave_distances_as_they_were(cloud):
 
 def test_blocks_of_rows_give_the_same_bits_as_one_block(cloud, monkeypatch):
     reference = nearest_distances(cloud, 6)
-    monkeypatch.setattr("gelora_estimators.neighbors._BLOCK_ELEMENTS", 2000)
+    monkeypatch.setattr("gelora_estimators.neighbors._BLOCK_ELEMENTS", {"cpu": 2000})
+    monkeypatch.setattr("gelora_estimators.neighbors._FEWEST_ROWS", 3)
     monkeypatch.setattr("gelora_estimators.neighbors._DIFFERENCE_ELEMENTS", {"cpu": 100, "cuda": 100})
     found = nearest_distances(cloud, 6)
     np.testing.assert_array_equal(found.distances, reference.distances)
