@@ -6,6 +6,7 @@ import torch
 
 from gelora_estimators import DegenerateCloudError, as_points, nearest_distances
 from gelora_estimators.clouds import gaussian, random_rotation, sphere
+from gelora_estimators.neighbors import count_within
 
 
 def brute_force(points, k):
@@ -131,9 +132,9 @@ def test_copies_are_counted_and_leave_distances_as_they_were(cloud):
 
 def test_blocks_of_rows_give_the_same_bits_as_one_block(cloud, monkeypatch):
     reference = nearest_distances(cloud, 6)
-    monkeypatch.setattr("gelora_estimators.neighbors._BLOCK_ELEMENTS", {"cpu": 2000})
-    monkeypatch.setattr("gelora_estimators.neighbors._FEWEST_ROWS", 3)
-    monkeypatch.setattr("gelora_estimators.neighbors._DIFFERENCE_ELEMENTS", {"cpu": 100, "cuda": 100})
+    monkeypatch.setattr("gelora_estimators.search._BLOCK_ELEMENTS", {"cpu": 2000})
+    monkeypatch.setattr("gelora_estimators.search._FEWEST_ROWS", 3)
+    monkeypatch.setattr("gelora_estimators.search._DIFFERENCE_ELEMENTS", {"cpu": 100, "cuda": 100})
     found = nearest_distances(cloud, 6)
     np.testing.assert_array_equal(found.distances, reference.distances)
     np.testing.assert_array_equal(found.indices, reference.indices)
@@ -186,3 +187,60 @@ def test_the_gpu_gives_the_same_neighbours_as_the_cpu(cloud):
     here, there = nearest_distances(cloud, 9), nearest_distances(torch.tensor(cloud, device="cuda"), 9)
     np.testing.assert_allclose(here.distances, there.distances, rtol=1e-12)  # each sums in an order of its own
     np.testing.assert_array_equal(here.indices, there.indices)
+
+
+@pytest.mark.smoke
+def test_counts_within_radii_equal_brute_force(cloud):
+    distances = np.linalg.norm(cloud[:, None] - cloud[None], axis=-1)
+    radii = np.array([0.5, 1.0, np.sort(distances[7])[30], 4.0, 1e3])
+    rows = np.array([7, 0, 299, 7])
+    found = count_within(cloud, rows, radii * (1 + 1e-12))
+    np.testing.assert_array_equal(found, (distances[rows][:, :, None] <= radii * (1 + 1e-12)).sum(axis=1) - 1)
+
+
+def test_a_point_at_the_radius_itself_counts():
+    lattice = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), axis=-1).reshape(-1, 2)
+    assert count_within(lattice, np.array([12]), np.array([0.99, 1.0, 2.0])).tolist() == [[0, 4, 12]]
+
+
+def test_counting_among_copies_is_refused(cloud):
+    with pytest.raises(ValueError, match="`points` must be distinct, got 2 copies"):
+        count_within(np.concatenate([cloud, cloud[:2]]), np.array([0]), np.array([1.0]))
+
+
+@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+def test_the_matmul_precision_of_the_process_changes_nothing_and_stays(cloud, precision):
+    before = torch.get_float32_matmul_precision()
+    reference = nearest_distances(cloud.astype(np.float32), 4)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = nearest_distances(cloud.astype(np.float32), 4)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_array_equal(found.distances, reference.distances)
+
+
+def test_a_product_of_lower_precision_than_promised_is_noticed(cloud, monkeypatch):
+    reference = nearest_distances(cloud, 6)
+    exact = torch.mm
+
+    def rounded(left, right, *, out):
+        return out.copy_(exact(left.bfloat16().float(), right.bfloat16().float()).to(out.dtype))
+
+    monkeypatch.setattr(torch, "mm", rounded)
+    np.testing.assert_array_equal(nearest_distances(cloud, 6).distances, reference.distances)
+
+
+@pytest.mark.parametrize("spacing", [1e-3, 1e-5, 1e-7])
+def test_neighbours_nearer_than_float32_can_tell_are_found_in_float64(spacing):
+    rng = np.random.default_rng(8)
+    pairs = np.repeat(rng.standard_normal((150, 20)), 2, axis=0)
+    pairs[1::2] += spacing * rng.standard_normal((150, 20))
+    assert_exact(pairs, 3)
+
+
+def test_a_thousand_points_on_a_line_are_settled_whatever_the_precision():
+    line = np.concatenate([np.sort(np.random.default_rng(9).random((1000, 1)), axis=0), np.ones((1000, 30))], axis=1)
+    assert_exact(line.astype(np.float32), 5)
+    assert_exact(line, 5)

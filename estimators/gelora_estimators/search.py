@@ -1,0 +1,327 @@
+"""Search for nearest points on the CPU or a GPU: proven bounds first, subtraction in float64 last.
+
+One product of augmented vectors gives a proven lower bound on every squared distance. Whatever the bounds leave
+possible is measured by subtracting the stored numbers in float64. Rows that float32 bounds cannot settle go through
+float64 bounds, and the few that even these cannot are compared with every point.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gelora_estimators.points import DistinctRows, IndexArray, StoredArray, centred_block, rows_in_cache
+from gelora_estimators.protocol import FloatArray
+
+_MARGIN = 4  # candidates beyond the k asked for
+_BLOCK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}  # numbers in one block of the product
+_DIFFERENCE_ELEMENTS = {"cpu": 2**16, "cuda": 2**26}  # numbers in one block of differences
+_FEWEST_ROWS = 256  # rows of a block, whatever its length: thinner products are slow
+_LARGEST_STRIDE = 16  # columns that share one minimum in the first sieve
+_HOPELESS = 0.5  # share of unsettled rows from which a precision is given up
+_EXTREME = 1e100  # scale beyond which squares of float64 coordinates could overflow or vanish
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchSpace:
+    """A cloud on a device, ready to be searched.
+
+    Parameters
+    ----------
+    cloud : DistinctRows
+        The distinct points.
+    stored : torch.Tensor of shape (n, d)
+        Their stored numbers on the device, in float32 or float64.
+    unit : float
+        Power of two by which ``stored`` has been multiplied.
+    square : torch.Tensor of shape (n,)
+        Squared norms of the centred points times ``cloud.scale``, in float64.
+    """
+
+    cloud: DistinctRows
+    stored: torch.Tensor
+    unit: float
+    square: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bounds:
+    """Factors whose product is ‖y‖² − 2x·y less a bound γ (‖y‖² + 2‖x‖‖y‖) on its rounding error.
+
+    Adding ‖x‖² gives a lower bound on the squared distance; with twice the error bound on top, an
+    upper one. The terms of the bound are two more columns of the factors, so they cost no pass.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    factor: float
+
+
+def resolve_device(points: Any, device: str) -> torch.device:
+    """Return the torch device that ``device`` means for these points.
+
+    Raises
+    ------
+    ValueError
+        For a name torch does not know, or a CUDA device where there is none.
+    """
+    if device == "auto":
+        return points.device if isinstance(points, torch.Tensor) else torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}: {error}"
+        ) from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` must be available, got {device!r} without a CUDA device: pass device='cpu'.")
+    return resolved
+
+
+def search_space(cloud: DistinctRows, device: torch.device) -> SearchSpace:
+    """Put distinct points on a device, with the squared norms of the centred ones."""
+    extreme = cloud.stored.dtype == np.float64 and not 1.0 / _EXTREME < cloud.scale < _EXTREME
+    unit = cloud.scale if extreme else 1.0
+    stored: StoredArray = cloud.stored * unit if extreme else cloud.stored
+    square = np.empty(len(stored))
+    step = rows_in_cache(stored.shape[1])
+    for start in range(0, len(stored), step):
+        block = centred_block(cloud, start, start + step)
+        square[start : start + step] = np.einsum("ij,ij->i", block, block)
+    # A read-only array is never written to here, but torch would warn about it.
+    own = stored if stored.flags.writeable and stored.flags.c_contiguous else np.array(stored)
+    return SearchSpace(
+        cloud=cloud, stored=torch.from_numpy(own).to(device), unit=unit, square=torch.from_numpy(square).to(device)
+    )
+
+
+def search(
+    space: SearchSpace, rows: IndexArray, k: int, *, labels: IndexArray | None = None
+) -> tuple[FloatArray, IndexArray]:
+    """Return the k nearest of each row: squared distances times the squared unit, and point numbers.
+
+    With ``labels`` (n,) only points of another label count; where fewer than k there are, the rest
+    is infinite.
+    """
+    squared = np.full((len(rows), k), np.inf)
+    indices = np.zeros((len(rows), k), dtype=np.int64)
+    tags = None if labels is None else torch.from_numpy(labels).to(space.stored.device)
+    left = np.arange(len(rows))
+    with full_precision():
+        for dtype in (torch.float32, torch.float64):
+            if len(left):
+                left = _settle(space, _bounds(space, dtype), rows, left, tags, squared, indices)
+    n = len(space.stored)
+    for place in left:
+        other = np.arange(n) != rows[place] if labels is None else labels != labels[rows[place]]
+        possible = torch.from_numpy(np.flatnonzero(other)).to(space.stored.device)
+        own = torch.full_like(possible, int(rows[place]))
+        every = squared_distances(space, own, possible).cpu().numpy()
+        order = np.argsort(every, kind="stable")[:k]
+        squared[place, : len(order)] = every[order]
+        indices[place, : len(order)] = possible.cpu().numpy()[order]
+    return squared, indices
+
+
+def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> IndexArray:
+    """Return how many other points lie within each limit (r,), in units of ``stored``, of each row."""
+    bounds = _bounds(space, torch.float64)
+    counts = np.empty((len(rows), len(limits)), dtype=np.int64)
+    reach = float(limits.max() * (space.cloud.scale / space.unit)) ** 2 + 1e-300
+    blocks = _blocks(len(rows), len(space.stored), space.stored.device)
+    buffer = _buffer(bounds, blocks)
+    for start, stop in blocks:
+        block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
+        lower = _lower_bounds(bounds, block, None, buffer)
+        # Everything that can lie within the largest radius is measured: no pair is counted by its bound.
+        own = space.square[block, None]
+        near = (lower <= reach - own + 1e-12 * (own + reach)).nonzero()
+        squared = squared_distances(space, block[near[:, 0]], near[:, 1])
+        within = np.sqrt(squared.cpu().numpy())[:, None] <= limits
+        owner = near[:, 0].cpu().numpy()
+        for column in range(len(limits)):
+            counts[start:stop, column] = np.bincount(owner[within[:, column]], minlength=stop - start)
+    return counts
+
+
+def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the squared distances of pairs of points, by subtraction in float64, times the squared unit.
+
+    On one device the order of summation is fixed by the width alone: equal differences give equal
+    bits, so that ties stay ties and no number depends on how the work is cut.
+    """
+    step = max(1, _DIFFERENCE_ELEMENTS.get(left.device.type, 2**16) // space.stored.shape[1])
+    if left.device.type == "cpu":
+        return torch.from_numpy(_squared_on_cpu(space.stored.numpy(), left.numpy(), right.numpy(), step))
+    result = torch.empty(len(left), dtype=torch.float64, device=left.device)
+    for start in range(0, len(left), step):
+        pair = slice(start, start + step)
+        difference = space.stored[left[pair]].double() - space.stored[right[pair]].double()
+        result[pair] = _sum_of_squares(difference)
+    return result
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 products in float32: TF32 or bfloat16 would break the bounds."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _squared_on_cpu(stored: StoredArray, left: IndexArray, right: IndexArray, step: int) -> FloatArray:
+    """Return squared distances, in blocks that stay in the cache, one thread a share of the pairs."""
+    result = np.empty(len(left))
+
+    def work(share: range) -> None:
+        for start in share:
+            pair = slice(start, start + step)
+            difference = stored.take(left[pair], axis=0).astype(np.float64, copy=False)
+            difference -= stored.take(right[pair], axis=0)
+            np.einsum("ij,ij->i", difference, difference, out=result[pair])
+
+    n_threads = min(torch.get_num_threads(), max(1, len(left) // (8 * step)))
+    shares = [range(first * step, len(left), n_threads * step) for first in range(n_threads)]
+    if n_threads == 1:
+        work(shares[0])
+        return result
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(work, shares))
+    return result
+
+
+def _sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
+    """Return Σ terms² along the last axis by halves, a fixed order; ``terms`` is overwritten."""
+    terms.square_()
+    width = terms.shape[-1]
+    while width > 1:
+        half = 1 << ((width - 1).bit_length() - 1)
+        terms[..., : width - half] += terms[..., half:width]
+        width = half
+    return terms[..., 0].clone()
+
+
+def _bounds(space: SearchSpace, dtype: torch.dtype) -> _Bounds:
+    """Return the augmented factors in the given precision, padded to a whole number of strides."""
+    n, ambient = space.stored.shape
+    # Rounding of the factors, d + 2 products in any order, and room for the terms of second order.
+    factor = (ambient + 24) * float(torch.finfo(dtype).eps) / 2.0
+    precision = np.float32 if dtype == torch.float32 else np.float64
+    left = np.empty((n, ambient + 2), dtype=precision)
+    right = np.zeros((-(-n // _LARGEST_STRIDE) * _LARGEST_STRIDE, ambient + 2), dtype=precision)
+    square = space.square.cpu().numpy()
+    step = rows_in_cache(ambient)
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        block = centred_block(space.cloud, part.start, part.stop)
+        left[part, :ambient] = block
+        block *= -2.0
+        right[part, :ambient] = block
+    left[:, ambient], left[:, ambient + 1] = 1.0, np.sqrt(square)
+    right[:n, ambient], right[:n, ambient + 1] = (1.0 - factor) * square, -2.0 * factor * np.sqrt(square)
+    right[n:, ambient] = np.inf
+    device = space.stored.device
+    return _Bounds(left=torch.from_numpy(left).to(device), right=torch.from_numpy(right).to(device), factor=factor)
+
+
+def _blocks(n_rows: int, n: int, device: torch.device) -> list[tuple[int, int]]:
+    """Return the bounds of blocks of rows that keep the block of the product small, the first the largest."""
+    step = max(_FEWEST_ROWS, _BLOCK_ELEMENTS.get(device.type, 2**23) // n)
+    return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def _buffer(bounds: _Bounds, blocks: list[tuple[int, int]]) -> torch.Tensor:
+    """Return room for one block of the product, used again for each: fresh memory costs more than it holds."""
+    n_rows = blocks[0][1] if blocks else 0
+    return torch.empty((n_rows, len(bounds.right)), dtype=bounds.right.dtype, device=bounds.right.device)
+
+
+def _lower_bounds(bounds: _Bounds, rows: torch.Tensor, tags: torch.Tensor | None, buffer: torch.Tensor) -> torch.Tensor:
+    """Return lower bounds on squared distance − ‖x‖², infinite for what does not count, in the buffer."""
+    lower = torch.mm(bounds.left[rows], bounds.right.T, out=buffer[: len(rows)])
+    if tags is None:
+        lower[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+    else:
+        lower[:, : len(tags)].masked_fill_(tags[rows, None] == tags[None, :], torch.inf)
+    return lower
+
+
+def _settle(
+    space: SearchSpace,
+    bounds: _Bounds,
+    rows: IndexArray,
+    places: IndexArray,
+    tags: torch.Tensor | None,
+    squared: FloatArray,
+    indices: IndexArray,
+) -> IndexArray:
+    """Fill in the k nearest at ``places`` of ``rows``; return the places that the bounds cannot settle."""
+    unsettled = []
+    blocks = _blocks(len(places), len(space.stored), space.stored.device)
+    buffer = _buffer(bounds, blocks)
+    for start, stop in blocks:
+        block = torch.from_numpy(rows[places[start:stop]]).to(space.stored.device)
+        lower = _lower_bounds(bounds, block, tags, buffer)
+        found = _nearest_in_block(space, bounds, block, lower, squared.shape[1])
+        squared[places[start:stop]], indices[places[start:stop]] = found[0].cpu().numpy(), found[1].cpu().numpy()
+        unsettled.append(places[start:stop][~found[2].cpu().numpy()])
+        if sum(map(len, unsettled)) > _HOPELESS * stop and stop < len(places):
+            unsettled.append(places[stop:])
+            break
+    return np.concatenate(unsettled)
+
+
+def _nearest_in_block(
+    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the k nearest of each row, and whether the bounds prove it."""
+    candidates, values = _sieve(lower, min(k + _MARGIN, len(space.stored) - 1))
+    candidates.clamp_(max=len(space.stored) - 1)  # columns of the padding, whose entries are infinite
+    own, norm = space.square[rows, None], space.square.sqrt()
+    margin = 2.0 * bounds.factor * (space.square[candidates] + 2.0 * norm[rows, None] * norm[candidates])
+    # What the first columns of the float64 arithmetic below can be off by, and float32 underflow.
+    slack = 1e-12 * (own + values.abs().nan_to_num(posinf=0.0)) + 1e-30
+    upper = torch.where(values.isinf(), torch.inf, values + margin + slack)
+    possible = values <= torch.kthvalue(upper, k, dim=1, keepdim=True).values
+    possible &= ~values.isinf()
+    place = possible.nonzero()
+    measured = squared_distances(space, rows[place[:, 0]], candidates[place[:, 0], place[:, 1]])
+    exact = torch.full_like(values, torch.inf)
+    exact[place[:, 0], place[:, 1]] = measured
+    order = torch.sort(exact, dim=1, stable=True)
+    ratio = (space.cloud.scale / space.unit) ** 2
+    # `values` leave ‖x‖² out. A bound that a measured distance breaks says that the product was less precise.
+    proven = (exact * ratio - own >= values - slack).all(dim=1)
+    cutoff = values.amax(dim=1)
+    kth = order.values[:, k - 1] * ratio - own[:, 0] + slack.amax(dim=1)
+    proven &= (kth < cutoff) | cutoff.isinf() | (values.shape[1] == len(space.stored) - 1)
+    return order.values[:, :k].contiguous(), candidates.gather(1, order.indices)[:, :k].contiguous(), proven
+
+
+def _sieve(lower: torch.Tensor, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the columns of the smallest entries of each row, ascending, and the entries in float64.
+
+    Columns are first reduced to the minimum of every stride-th one: the wanted smallest entries lie
+    in the wanted smallest groups.
+    """
+    stride = _LARGEST_STRIDE
+    while stride > 1 and lower.shape[1] < 8 * stride * wanted:
+        stride //= 2
+    if stride == 1:
+        values, columns = torch.topk(lower, wanted, dim=1, largest=False, sorted=False)
+    else:
+        n_groups = lower.shape[1] // stride
+        groups = torch.topk(lower.view(len(lower), stride, n_groups).amin(dim=1), wanted, dim=1, largest=False).indices
+        members = torch.arange(stride, device=lower.device) * n_groups
+        inside = (groups[:, :, None] + members).flatten(1)
+        values, chosen = torch.topk(lower.gather(1, inside), wanted, dim=1, largest=False, sorted=False)
+        columns = inside.gather(1, chosen)
+    columns, order = columns.sort(dim=1)
+    return columns, values.gather(1, order).double()
