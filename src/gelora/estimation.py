@@ -1,6 +1,7 @@
 """Estimate: representations × estimators → profile."""
 
 import dataclasses
+import inspect
 import math
 import time
 import warnings
@@ -17,7 +18,7 @@ from gelora.profile import COVARIATES, ESTIMATES, make_profile
 from gelora.provenance import fingerprint, generator, package_versions, timestamp
 from gelora.registry import make_estimator
 from gelora.representations import Representations, extract_representations
-from gelora_estimators.neighbors import nearest_distances
+from gelora_estimators.neighbors import Neighbors, nearest_distances
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
 
 EstimatorChoice = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]]
@@ -154,20 +155,24 @@ def estimate_representations(
     undefined = np.full(shape, "", dtype=object)
     covariates = {name: np.full(len(clouds), np.nan) for name in COVARIATES}
     seconds = dict.fromkeys(estimators, 0.0)
+    searching = 0.0
     bar = tqdm(total=math.prod(shape), desc="dimensions", unit=" estimates", disable=not progress)
     with bar:
         for column, points in enumerate(clouds.clouds):
-            for name, value in cloud_covariates(points).items():
+            begun = time.perf_counter()
+            found = _search_once(points, estimators)
+            searching += time.perf_counter() - begun
+            for name, value in cloud_covariates(points, next(iter(found.values()), None)).items():
                 covariates[name][column] = value
             for row, (label, function) in enumerate(estimators.items()):
                 begun = time.perf_counter()
                 # By the module's path, not its position: it does not change with the layers asked for.
                 rng = generator(seed, label, clouds.stacks[column], clouds.names[column])
-                found, reason = _estimate_one(function, label, points, rng)
-                values = (found.dimension, found.standard_error, *found.interval)
+                one, reason = _estimate_one(function, label, points, rng, found.get(label))
+                values = (one.dimension, one.standard_error, *one.interval)
                 for name, value in zip(ESTIMATES, values, strict=True):
                     results[name][row, column] = value
-                n_points[row, column], undefined[row, column] = found.n_points, reason
+                n_points[row, column], undefined[row, column] = one.n_points, reason
                 seconds[label] += time.perf_counter() - begun
                 bar.update()
     _report_undefined(undefined, list(estimators), clouds)
@@ -186,6 +191,7 @@ def estimate_representations(
             "estimators": {label: describe_estimator(function) for label, function in estimators.items()},
             "citations": {label: str(getattr(f, "citation", "")) for label, f in estimators.items()},
             "estimator_seconds": {label: round(value, 3) for label, value in seconds.items()},
+            "neighbor_search_seconds": round(searching, 3),
             "estimation_seconds": round(time.perf_counter() - started, 3),
             "versions": package_versions(),
             "created": timestamp(),
@@ -251,12 +257,47 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
+def _search_once(points: NDArray[Any], estimators: Mapping[str, DimensionEstimator]) -> dict[str, Neighbors]:
+    """Return the neighbours for every estimator that can share a search with another one.
+
+    Estimators with ``from_distances`` and ``k`` share the search for the largest k on their device.
+    """
+    groups: dict[str, list[str]] = {}
+    for label, function in estimators.items():
+        if hasattr(function, "from_distances") and hasattr(function, "k"):
+            groups.setdefault(str(getattr(function, "device", "auto")), []).append(label)
+    shared: dict[str, Neighbors] = {}
+    for device, labels in groups.items():
+        if len(labels) < 2:
+            continue
+        k = max(int(getattr(estimators[label], "k")) for label in labels)  # noqa: B009  # not in the protocol
+        try:
+            found = nearest_distances(points, k, minimum=1, device=device)
+        except DegenerateCloudError:
+            continue  # on its own each estimator says what it needed
+        shared |= dict.fromkeys(labels, found)
+    return shared
+
+
+def _from_search(function: Any, points: NDArray[Any], rng: np.random.Generator, found: Neighbors) -> DimensionEstimate:
+    """Return the estimate from a search made for several estimators."""
+    offered = {"indices": found.indices, "points": points[found.rows] if found.n_copies else points}
+    parameters = inspect.signature(function.from_distances).parameters
+    extras = {name: value for name, value in offered.items() if name in parameters}
+    estimate: DimensionEstimate = function.from_distances(found.distances, len(points), rng, **extras)
+    return estimate
+
+
 def _estimate_one(
-    function: DimensionEstimator, label: str, points: NDArray[Any], rng: np.random.Generator
+    function: DimensionEstimator,
+    label: str,
+    points: NDArray[Any],
+    rng: np.random.Generator,
+    shared: Neighbors | None = None,
 ) -> tuple[DimensionEstimate, str]:
     """Return the estimate and an empty string, or NaN and the reason why the dimension is undefined."""
     try:
-        found = function(points, rng=rng)
+        found = function(points, rng=rng) if shared is None else _from_search(function, points, rng, shared)
     except DegenerateCloudError as error:
         return DimensionEstimate(math.nan), str(error)
     if not isinstance(found, DimensionEstimate):
@@ -266,16 +307,17 @@ def _estimate_one(
     return found, ""
 
 
-def cloud_covariates(points: NDArray[Any]) -> dict[str, float]:
-    """Return the covariates of one cloud; NaN where it is degenerate."""
+def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None) -> dict[str, float]:
+    """Return the covariates of one cloud, NaN where it is degenerate; ``found`` saves a search."""
     if len(points) < 2 or not np.isfinite(points).all():
         return {}
-    found = {"mean_norm": mean_norm(points), **spectrum_covariates(points)}
+    values = {"mean_norm": mean_norm(points), **spectrum_covariates(points)}
     try:
-        found["mean_nearest_distance"] = float(nearest_distances(points, 1).distances.mean())
+        nearest = found or nearest_distances(points, 1)
+        values["mean_nearest_distance"] = float(nearest.distances[:, 0].mean())
     except DegenerateCloudError:
-        found["mean_nearest_distance"] = math.nan
-    return found
+        values["mean_nearest_distance"] = math.nan
+    return values
 
 
 def _report_undefined(undefined: NDArray[Any], labels: Sequence[str], clouds: Representations) -> None:

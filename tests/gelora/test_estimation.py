@@ -12,6 +12,7 @@ from gelora.estimation import estimate, estimate_representations, resolve_estima
 from gelora.provenance import generator
 from gelora.registry import make_estimator
 from gelora.representations import extract_representations
+from gelora_estimators.neighbors import nearest_distances
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate
 from tiny_models import ragged_batch, tiny_model, tiny_texts, tiny_tokenizer
 
@@ -48,6 +49,46 @@ def test_a_number_does_not_depend_on_other_estimators_or_layers(clouds):
         assert float(last[key].sel(estimator="ph", layer=0)) == float(whole[key].sel(estimator="ph", layer=2))
 
 
+@pytest.mark.smoke
+def test_one_search_serves_every_neighbour_estimator_and_changes_no_number(clouds, monkeypatch):
+    names = ["twonn", "mle", "gride(scan_to=64)", "local:mle", "corrint"]
+    rng = np.random.default_rng(5)
+    copied = [np.concatenate([cloud, cloud[rng.integers(400, size=9)]]) for cloud in clouds]
+    alone = {name: estimate_representations(copied, estimator=name, progress=False) for name in names}
+    calls = []
+
+    def counted(points, k, **options):
+        calls.append(k)
+        return nearest_distances(points, k, **options)
+
+    monkeypatch.setattr("gelora.estimation.nearest_distances", counted)
+    for module in ("twonn", "mle", "gride", "local", "corrint"):
+        monkeypatch.setattr(f"gelora_estimators.{module}.nearest_distances", counted)
+    together = estimate_representations(copied, estimator=names, progress=False)
+    assert calls == [max(make_estimator(name).k for name in names)] * len(copied)
+    for name in names:
+        for key in (*NUMBERS, "n_points", "mean_nearest_distance"):
+            expected, found = alone[name][key], together[key]
+            if "estimator" in found.dims:
+                expected, found = expected.sel(estimator=name), found.sel(estimator=name)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_plug_in_that_takes_distances_alone_shares_the_search_too(clouds):
+    class Median:
+        k = 3
+
+        def __call__(self, points, *, rng):
+            raise AssertionError("the shared search should have served")
+
+        def from_distances(self, distances, n, rng):
+            return DimensionEstimate(float(np.median(distances[:, 2])), n_points=n)
+
+    profile = estimate_representations(clouds, estimator={"median": Median(), "twonn": "twonn"}, progress=False)
+    expected = [np.median(nearest_distances(cloud, 3).distances[:, 2]) for cloud in clouds]
+    np.testing.assert_array_equal(profile["dimension"].sel(estimator="median"), expected)
+
+
 def test_the_output_of_a_block_has_one_dimension_whichever_layers_are_read():
     model, batch = tiny_model("bert"), ragged_batch(200, longest=12)
     both, second = (
@@ -70,7 +111,7 @@ def test_the_same_profile_twice_from_one_seed_is_equal_bit_for_bit():
         assert one[name].values.tobytes() == two[name].values.tobytes() or one[name].equals(two[name])
     for name in NUMBERS:
         assert one[name].values.tobytes() == two[name].values.tobytes()
-    timed = {"created", "extraction_seconds", "estimation_seconds", "estimator_seconds"}
+    timed = {"created", "extraction_seconds", "estimation_seconds", "estimator_seconds", "neighbor_search_seconds"}
     assert {k: v for k, v in one.attrs.items() if k not in timed} == {
         k: v for k, v in two.attrs.items() if k not in timed
     }
