@@ -23,6 +23,7 @@ _DIFFERENCE_ELEMENTS = {"cpu": 2**16, "cuda": 2**26}  # numbers in one block of 
 _FEWEST_ROWS = 256  # rows of a block, whatever its length: thinner products are slow
 _LARGEST_STRIDE = 16  # columns that share one minimum in the first sieve
 _HOPELESS = 0.5  # share of unsettled rows from which a precision is given up
+_OPEN = 32  # pairs a row left open by float32 bounds from which counting goes on in float64
 _EXTREME = 1e100  # scale beyond which squares of float64 coordinates could overflow or vanish
 
 
@@ -128,24 +129,48 @@ def search(
 
 
 def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> IndexArray:
-    """Return how many other points lie within each limit (r,), in units of ``stored``, of each row."""
-    bounds = _bounds(space, torch.float64)
-    counts = np.empty((len(rows), len(limits)), dtype=np.int64)
-    reach = float(limits.max() * (space.cloud.scale / space.unit)) ** 2 + 1e-300
+    """Return how many other points lie within each limit (r,), in units of ``stored``, of each row.
+
+    Pairs that the bounds put inside are counted, those that they leave open are measured.
+    """
+    counts = np.zeros((len(rows), len(limits)), dtype=np.int64)
     blocks = _blocks(len(rows), len(space.stored), space.stored.device)
-    buffer = _buffer(bounds, blocks)
-    for start, stop in blocks:
-        block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
-        lower = _lower_bounds(bounds, block, None, buffer)
-        # Everything that can lie within the largest radius is measured: no pair is counted by its bound.
-        own = space.square[block, None]
-        near = (lower <= reach - own + 1e-12 * (own + reach)).nonzero()
-        squared = squared_distances(space, block[near[:, 0]], near[:, 1])
-        within = np.sqrt(squared.cpu().numpy())[:, None] <= limits
-        owner = near[:, 0].cpu().numpy()
-        for column in range(len(limits)):
-            counts[start:stop, column] = np.bincount(owner[within[:, column]], minlength=stop - start)
+    with full_precision():
+        bounds = _bounds(space, torch.float32)
+        buffer = _buffer(bounds, blocks)
+        for start, stop in blocks:
+            block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
+            lower = _lower_bounds(bounds, block, None, buffer)
+            found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
+            n_open = sum(int(undecided.sum()) for _, undecided in found)
+            if bounds.left.dtype == torch.float32 and n_open > _OPEN * len(block):
+                bounds = _bounds(space, torch.float64)
+                buffer = _buffer(bounds, blocks)
+                lower = _lower_bounds(bounds, block, None, buffer)
+                found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
+            for column, (inside, undecided) in enumerate(found):
+                pairs = undecided.nonzero()
+                measured = squared_distances(space, block[pairs[:, 0]], pairs[:, 1]).cpu().numpy()
+                # By the root, as every distance that is handed out: a point at the limit itself counts.
+                hits = pairs[:, 0].cpu().numpy()[np.sqrt(measured) <= limits[column]]
+                counts[start:stop, column] = inside.cpu().numpy() + np.bincount(hits, minlength=stop - start)
     return counts
+
+
+def _within(
+    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, limit: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how many points of each row are surely within the limit, and a mask of the undecided ones."""
+    own = space.square[rows]
+    reach = (limit * (space.cloud.scale / space.unit)) ** 2 - own
+    slack = 1e-12 * (own + reach.abs()) + 1e-30
+    largest = float(space.square.max())
+    error = 2.0 * bounds.factor * (largest + 2.0 * (own * largest).sqrt())
+    # Comparisons happen in the precision of the bounds: limits are rounded outwards by two steps.
+    step = 4.0 * torch.finfo(lower.dtype).eps * (reach.abs() + error)
+    possible = lower <= (reach + slack + step).to(lower.dtype)[:, None]
+    sure = lower <= (reach - error - slack - step).to(lower.dtype)[:, None]
+    return sure.sum(dim=1), possible & ~sure
 
 
 def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -258,7 +258,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _search_once(points: NDArray[Any], estimators: Mapping[str, DimensionEstimator]) -> dict[str, Neighbors]:
-    """Return the neighbours for every estimator that can share a search with another one.
+    """Return the neighbours for every estimator that can take them from a search made for all.
 
     Estimators with ``from_distances`` and ``k`` share the search for the largest k on their device.
     """
@@ -268,8 +268,6 @@ def _search_once(points: NDArray[Any], estimators: Mapping[str, DimensionEstimat
             groups.setdefault(str(getattr(function, "device", "auto")), []).append(label)
     shared: dict[str, Neighbors] = {}
     for device, labels in groups.items():
-        if len(labels) < 2:
-            continue
         k = max(int(getattr(estimators[label], "k")) for label in labels)  # noqa: B009  # not in the protocol
         try:
             found = nearest_distances(points, k, minimum=1, device=device)
