@@ -193,12 +193,23 @@ def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tenso
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Compute float32 products in float32: TF32 or bfloat16 would break the bounds."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if not all(hasattr(backend, "fp32_precision") for backend in backends):  # before torch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    found = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, found, strict=True):
+            backend.fp32_precision = precision
 
 
 def _squared_on_cpu(stored: StoredArray, left: IndexArray, right: IndexArray, step: int) -> FloatArray:

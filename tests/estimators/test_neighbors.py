@@ -208,16 +208,40 @@ def test_counting_among_copies_is_refused(cloud):
         count_within(np.concatenate([cloud, cloud[:2]]), np.array([0]), np.array([1.0]))
 
 
-@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
-def test_the_matmul_precision_of_the_process_changes_nothing_and_stays(cloud, precision):
-    before = torch.get_float32_matmul_precision()
+SETTINGS = {
+    "the process's precision": (torch, "set_float32_matmul_precision", "medium"),
+    "bfloat16 on the CPU": (torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    "TF32 on the GPU": (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+}
+
+
+def matmul_settings():
+    return [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_matmul_precision_of_the_process_changes_nothing_and_stays(cloud, name, monkeypatch):
     reference = nearest_distances(cloud.astype(np.float32), 4)
-    torch.set_float32_matmul_precision(precision)
+    before = matmul_settings()
+    where, setting, value = SETTINGS[name]
+    seen = []
+    exact = torch.mm
+
+    def watched(*arguments, **options):
+        seen.append(matmul_settings())
+        return exact(*arguments, **options)
+
     try:
+        where.set_float32_matmul_precision(value) if where is torch else setattr(where, setting, value)
+        changed = matmul_settings()
+        monkeypatch.setattr(torch, "mm", watched)
         found = nearest_distances(cloud.astype(np.float32), 4)
-        assert torch.get_float32_matmul_precision() == precision
+        assert matmul_settings() == changed != before
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = before
+    assert seen == [["ieee", "ieee"]] * len(seen)
+    assert seen
     np.testing.assert_array_equal(found.distances, reference.distances)
 
 
