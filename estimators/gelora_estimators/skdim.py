@@ -31,6 +31,7 @@ ESTIMATORS = (
     "lPCA",
 )
 _FEWEST_POINTS = 10
+_OTHER_INPUT = {"DM", "dist", "fit_explained_variance", "precomputed_knn_arrays"}  # say that X holds no points
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +47,10 @@ class ScikitDimension:
     estimator : str
         A name from ``ESTIMATORS``, e.g. "lPCA"; also available as ``gelora_estimators.skdim.lPCA``.
     options : mapping of str to object
-        Options of that class. ``random_state`` is drawn from ``rng`` unless given; ``verbose`` is
-        False unless given.
+        Options of that class or of its ``fit`` (e.g. ``n_neighbors``, ``comb`` of the local estimators), but
+        none by which ``X`` would hold something else than points. Those that are lengths or
+        variances (``epsilon``, ``sigma``, ``noise_var``) hold for the rescaled points. ``random_state`` is
+        drawn from ``rng`` unless given; ``verbose`` is False unless given.
 
     Raises
     ------
@@ -58,10 +61,12 @@ class ScikitDimension:
 
     Notes
     -----
-    There is no error bar: ``standard_error`` is NaN. KNN of version 0.5 draws a handful of points and
-    is unusable; ESS, DANCo and PH take minutes on 1,000 points; "MLE" is the arithmetic mean of
-    local estimates on 100 neighbours and reads low. lPCA counts linear directions, not the
-    dimension of a curved manifold.
+    ``standard_error`` is NaN but for GRIDE, which has one; with ``multiscale=True`` it fills ``scales`` (its n2) and
+    ``dimension_by_scale`` too. Local estimators leave their pointwise numbers in
+    ``diagnostics["pointwise"]``, in the order of the distinct points. KNN of version 0.5 draws a
+    handful of points and is unusable. ESS and PH take about two minutes on 1,000 points of 12
+    coordinates, unless ``n_neighbors`` of the one, ``nsteps`` and ``subsamples`` of the other are small.
+    lPCA and FisherS count linear directions, not the dimension of a curved manifold (a 2-sphere reads 3).
 
     Examples
     --------
@@ -89,7 +94,8 @@ class ScikitDimension:
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, ESTIMATORS)
         if self.options:
-            known = _parameters(_load(self.estimator))
+            estimator_class = _load(self.estimator)
+            known = _parameters(estimator_class) | _fit_parameters(estimator_class)
             unknown = sorted(set(self.options) - known)
             if unknown:
                 raise ValueError(
@@ -119,26 +125,56 @@ class ScikitDimension:
         estimator_class = _load(self.estimator)
         defaults = {"verbose": False, "random_state": int(rng.integers(2**31))}
         known = _parameters(estimator_class)
-        options = {name: value for name, value in defaults.items() if name in known} | dict(self.options)
-        dimension = _fit(estimator_class, options, _unit_size(cloud.points), self.name)
-        return DimensionEstimate(
-            dimension=dimension,
-            n_points=len(cloud.points),
-            diagnostics={"n_copies": float(cloud.n_copies)},
-        )
+        options = {name: value for name, value in (defaults | dict(self.options)).items() if name in known}
+        fit_options = {name: value for name, value in self.options.items() if name not in known}
+        fitted = _fit(estimator_class(**options), fit_options, _unit_size(cloud.points), self.name)
+        return _read(fitted, len(cloud.points), cloud.n_copies)
 
 
-def _fit(estimator_class: type[Any], options: Mapping[str, Any], points: FloatArray, name: str) -> float:
-    """Return what scikit-dimension makes of the points, or say why there is no number."""
+def _fit(estimator: Any, options: Mapping[str, Any], points: FloatArray, name: str) -> Any:
+    """Return the fitted estimator, or say why there is no number.
+
+    Raises
+    ------
+    ValueError
+        Where options ask for several dimensions at once.
+    DegenerateCloudError
+        Where scikit-dimension fails or returns no positive finite number.
+    """
     where = f"{name} finds no dimension on these {len(points)} distinct points"
     with _process_state_kept():
         try:
-            dimension = float(estimator_class(**options).fit(points).dimension_)
+            fitted = estimator.fit(points, **options)
         except (ValueError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
             raise DegenerateCloudError(f"{where}: {type(error).__name__}: {error}") from error
-    if not (np.isfinite(dimension) and dimension > 0.0):
-        raise DegenerateCloudError(f"{where}: it returns {dimension}.")
-    return dimension
+    if np.ndim(fitted.dimension_) != 0:
+        raise ValueError(
+            f"`options` of {name} must ask for one dimension, got {np.size(fitted.dimension_)} of them: "
+            "make an estimator for each."
+        )
+    if not (np.isfinite(fitted.dimension_) and fitted.dimension_ > 0.0):
+        raise DegenerateCloudError(f"{where}: it returns {float(fitted.dimension_)}.")
+    return fitted
+
+
+def _read(fitted: Any, n_points: int, n_copies: int) -> DimensionEstimate:
+    """Return what a fitted estimator of scikit-dimension knows, in our form."""
+    diagnostics: dict[str, float | FloatArray] = {"n_copies": float(n_copies)}
+    scales, by_scale = None, None
+    if hasattr(fitted, "dimension_pw_"):
+        diagnostics["pointwise"] = np.array(fitted.dimension_pw_, dtype=np.float64)
+    if hasattr(fitted, "dimension_scales_"):
+        # Its scales are n1; ours are n2 = 2 n1.
+        scales, by_scale = 2.0 * fitted.scales_, np.array(fitted.dimension_scales_, dtype=np.float64)
+        diagnostics["standard_error_by_scale"] = np.array(fitted.error_scales_, dtype=np.float64)
+    return DimensionEstimate(
+        dimension=float(fitted.dimension_),
+        standard_error=float(getattr(fitted, "error_", np.nan)),
+        n_points=n_points,
+        scales=scales,
+        dimension_by_scale=by_scale,
+        diagnostics=diagnostics,
+    )
 
 
 def _unit_size(points: FloatArray) -> FloatArray:
@@ -164,7 +200,12 @@ def _parameters(estimator_class: type[Any]) -> set[str]:
     """Return the names of the options; MOM inherits the empty constructor, so has none."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     signature = inspect.signature(estimator_class)
-    return {name for name, parameter in signature.parameters.items() if parameter.kind not in kinds}
+    return {name for name, parameter in signature.parameters.items() if parameter.kind not in kinds} - _OTHER_INPUT
+
+
+def _fit_parameters(estimator_class: type[Any]) -> set[str]:
+    """Return the names of the options of ``fit``, which the local estimators have beside the constructor's."""
+    return set(inspect.signature(estimator_class.fit).parameters) - {"self", "X", "y"} - _OTHER_INPUT
 
 
 @contextmanager

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from gelora_estimators import MLE, DegenerateCloudError, TwoNN, nearest_distances
+from gelora_estimators import MLE, DegenerateCloudError, TwoNN, distinct_points, nearest_distances
 from gelora_estimators.clouds import flat_torus, gaussian, sphere
 from gelora_estimators.mle import dimension_by_neighbors
+
+SHARED = [
+    MLE(),
+    MLE(k1=3, k2=5, average="mean", pointwise=True),
+    MLE(k1=2, k2=2),
+    MLE(interval="pointwise", unbiased=False, pointwise=True),
+]
 
 
 def loop_dimension(distances, k, average, unbiased):
@@ -14,6 +21,20 @@ def loop_dimension(distances, k, average, unbiased):
     if average == "inverse":
         return (len(sums) * (k - 1) - unbiased) / np.sum(sums)
     return np.mean([(k - 1 - unbiased) / value for value in sums])
+
+
+def contents(found):
+    """Return everything in an estimate but the count of near copies, as bytes."""
+    diagnostics = {name: value for name, value in found.diagnostics.items() if name != "n_near_copies"}
+    numbers = {
+        "dimension": found.dimension,
+        "standard_error": found.standard_error,
+        "interval": found.interval,
+        "scales": found.scales,
+        "dimension_by_scale": found.dimension_by_scale,
+        **diagnostics,
+    }
+    return {name: np.asarray(value).tobytes() for name, value in numbers.items()}
 
 
 @pytest.mark.parametrize("average", ["inverse", "mean"])
@@ -85,3 +106,83 @@ def test_fewer_points_than_neighbours_are_refused_with_the_counts():
     cloud = np.random.default_rng(7).standard_normal((21, 3))
     with pytest.raises(DegenerateCloudError, match=r"21 distinct points.*at least 22"):
         MLE()(cloud, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_pointwise_dimension_is_the_formula_at_each_point(unbiased):
+    cloud = sphere(150, 3, 6, np.random.default_rng(8))
+    found = MLE(k1=4, k2=9, unbiased=unbiased, pointwise=True)(cloud, rng=np.random.default_rng(0))
+    distances = nearest_distances(cloud, 9).distances
+    expected = [np.mean([loop_dimension(row[None, :], k, "mean", unbiased) for k in range(4, 10)]) for row in distances]
+    np.testing.assert_allclose(found.diagnostics["pointwise"], expected, rtol=1e-12)
+    assert "pointwise" not in MLE(k1=4, k2=9)(cloud, rng=np.random.default_rng(0)).diagnostics
+
+
+def test_the_mean_of_the_pointwise_dimensions_is_the_levina_bickel_estimate():
+    cloud = sphere(200, 3, 6, np.random.default_rng(9))
+    found = MLE(average="mean", pointwise=True)(cloud, rng=np.random.default_rng(0))
+    assert found.diagnostics["pointwise"].mean() == pytest.approx(found.dimension, rel=1e-12)
+    pooled = MLE(pointwise=True)(cloud, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(pooled.diagnostics["pointwise"], found.diagnostics["pointwise"])
+    assert pooled.dimension != found.dimension
+
+
+def test_the_pointwise_dimension_tells_a_sheet_from_a_solid():
+    rng = np.random.default_rng(10)
+    sheet, solid = np.zeros((600, 6)), rng.random((600, 6))
+    sheet[:, :2] = 5.0 + rng.random((600, 2))
+    found = MLE(pointwise=True)(np.concatenate([sheet, solid]), rng=np.random.default_rng(0))
+    local = found.diagnostics["pointwise"]
+    assert local.shape == (1200,)
+    assert np.median(local[:600]) == pytest.approx(2.0, abs=0.2)
+    assert np.median(local[600:]) == pytest.approx(5.0, abs=0.5)  # six less the effect of the faces
+
+
+def test_the_pointwise_dimension_is_nan_where_neighbours_are_equally_far():
+    distances = np.sort(np.random.default_rng(11).random((50, 5)) + 0.1, axis=1)
+    distances[7] = 0.3
+    found = MLE(k1=3, k2=5, pointwise=True).from_distances(distances, 50, np.random.default_rng(0))
+    assert np.flatnonzero(np.isnan(found.diagnostics["pointwise"])).tolist() == [7]
+
+
+def test_two_neighbours_have_no_unbiased_pointwise_dimension():
+    with pytest.raises(ValueError, match="`k1` must be an integer of at least 3, got 2"):
+        MLE(k1=2, pointwise=True)
+    with pytest.raises(ValueError, match="`pointwise` must be True or False, got 1"):
+        MLE(pointwise=1)
+    cloud = sphere(50, 3, 6, np.random.default_rng(12))
+    found = MLE(k1=2, pointwise=True, unbiased=False)(cloud, rng=np.random.default_rng(0))
+    assert np.all(found.diagnostics["pointwise"] > 0.0)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("estimator", SHARED, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_shared_list_of_any_length_gives_the_same_bits_as_the_points(estimator, dtype):
+    cloud = sphere(250, 4, 9, np.random.default_rng(13)).astype(dtype)
+    cloud = np.concatenate([cloud, cloud[:9]])
+    direct = contents(estimator(cloud, rng=np.random.default_rng(14)))
+    points = cloud[distinct_points(cloud).rows]
+    for columns in (estimator.k, estimator.k + 1, 249):
+        found = nearest_distances(cloud, columns)
+        shared = estimator.from_distances(
+            found.distances, 259, np.random.default_rng(14), indices=found.indices, points=points
+        )
+        assert contents(shared) == direct
+
+
+def test_a_list_too_short_for_halves_is_completed_by_a_search():
+    cloud = sphere(250, 4, 9, np.random.default_rng(15))
+    estimator = MLE(k1=3, k2=5)
+    found = nearest_distances(cloud, 8)
+    shared = estimator.from_distances(
+        found.distances, 250, np.random.default_rng(16), indices=found.indices, points=cloud
+    )
+    assert contents(shared) == contents(estimator(cloud, rng=np.random.default_rng(16)))
+
+
+def test_points_that_do_not_belong_to_the_lists_are_refused():
+    cloud = sphere(150, 4, 9, np.random.default_rng(17))
+    found = nearest_distances(cloud, 104)
+    with pytest.raises(ValueError, match="`points` must hold one row for each row of `distances`, 150, got 149"):
+        MLE().from_distances(found.distances, 150, np.random.default_rng(0), indices=found.indices, points=cloud[:149])

@@ -7,11 +7,11 @@ import pytest
 from gelora_estimators import MLE, Gride, PersistentHomology, ScikitDimension, TwoNN
 
 BAD = [
-    (TwoNN, {"fit": "mle"}, r"`fit` must be one of 'regression', 'likelihood', got 'mle'"),
+    (TwoNN, {"fit": "mle"}, r"`fit` must be one of 'regression', 'likelihood', 'posterior', got 'mle'"),
     (TwoNN, {"discard": 1.0}, r"`discard` must be a number in \[0, 1\), got 1.0"),
     (TwoNN, {"discard": "0.1"}, r"`discard` must be a number in \[0, 1\), got '0.1'"),
     (TwoNN, {"discard": float("nan")}, r"`discard` must be a number in \[0, 1\), got nan"),
-    (TwoNN, {"interval": "bootstrap"}, r"`interval` must be one of 'subsampling', 'chi2', got 'bootstrap'"),
+    (TwoNN, {"interval": "bootstrap"}, r"`interval` must be one of 'subsampling', 'chi2'.*, got 'bootstrap'"),
     (TwoNN, {"confidence": 1}, r"`confidence` must be a number in \(0, 1\), got 1"),
     (TwoNN, {"n_subsamples": 1}, r"`n_subsamples` must be an integer of at least 2, got 1"),
     (MLE, {"k1": 1}, r"`k1` must be an integer of at least 2, got 1"),

@@ -13,7 +13,7 @@ import pytest
 import gelora_estimators.skdim
 from gelora_estimators import DegenerateCloudError, Gride, ScikitDimension, TwoNN
 from gelora_estimators.clouds import gaussian
-from gelora_estimators.skdim import ESTIMATORS
+from gelora_estimators.skdim import ESTIMATORS, _fit_parameters, _parameters
 
 CLOUD = gaussian(300, 3, 8, np.random.default_rng(0))
 
@@ -82,6 +82,49 @@ def test_factories_take_the_options_of_the_class():
         gelora_estimators.skdim.Nonsense  # noqa: B018
 
 
+def test_options_of_fit_are_taken_beside_those_of_the_class():
+    made = ScikitDimension(estimator="MLE", options={"unbiased": True, "n_neighbors": 7, "comb": "median"})
+    found = made(CLOUD, rng=np.random.default_rng(0))
+    expected = original("MLE")(unbiased=True).fit(CLOUD - CLOUD.mean(axis=0), n_neighbors=7, comb="median")
+    assert found.dimension == pytest.approx(expected.dimension_, rel=1e-9)
+    np.testing.assert_allclose(found.diagnostics["pointwise"], expected.dimension_pw_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_no_option_of_a_class_is_one_of_its_fit_too(name):
+    assert not _parameters(original(name)) & _fit_parameters(original(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("TwoNN", {"discard": 0.2}),
+        ("TwoNN", {"dist": True}),
+        ("CorrInt", {"DM": True}),
+        ("lPCA", {"fit_explained_variance": True}),
+        ("MLE", {"precomputed_knn_arrays": None}),
+    ],
+)
+def test_options_that_are_unknown_or_take_no_points_are_refused_with_the_list(name, options):
+    with pytest.raises(ValueError, match=rf"`options` of skdim:{name} must be among .*, got {next(iter(options))}"):
+        ScikitDimension(estimator=name, options=options)
+
+
+def test_gride_brings_its_error_and_its_scales():
+    found = gelora_estimators.skdim.GRIDE(multiscale=True, range_max=32)(CLOUD, rng=np.random.default_rng(0))
+    ours = Gride(scan_to=32)(CLOUD, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(found.scales, ours.scales)
+    np.testing.assert_allclose(found.dimension_by_scale, ours.dimension_by_scale, rtol=2 / 300)
+    assert found.standard_error == pytest.approx(ours.standard_error, rel=2 / 300)
+    assert np.isnan(ScikitDimension(estimator="TwoNN")(CLOUD, rng=np.random.default_rng(0)).standard_error)
+
+
+def test_several_dimensions_at_once_are_refused():
+    made = gelora_estimators.skdim.PH(alpha=(0.5, 1.0), nsteps=3, subsamples=1)
+    with pytest.raises(ValueError, match="`options` of skdim:PH must ask for one dimension, got 2 of them"):
+        made(CLOUD, rng=np.random.default_rng(0))
+
+
 def test_a_random_estimator_follows_the_generator():
     estimator = ScikitDimension(estimator="KNN")
     found = [estimator(CLOUD, rng=np.random.default_rng(seed)).dimension for seed in (1, 1, 2, 3, 4, 5)]
@@ -89,12 +132,13 @@ def test_a_random_estimator_follows_the_generator():
     assert len(set(found)) > 1
 
 
-def test_filters_and_the_global_generator_stay_as_found_after_a_call():
-    filters, state = list(warnings.filters), global_state()
-    for name in ("FisherS", "KNN", "lPCA"):
+def test_filters_error_handling_and_the_global_generator_stay_as_found_after_a_call():
+    filters, state, handling = list(warnings.filters), global_state(), np.geterr()
+    for name in set(ESTIMATORS) - {"DANCo", "ESS", "PH"}:  # those three are slow
         ScikitDimension(estimator=name)(CLOUD, rng=np.random.default_rng(0))
     assert list(warnings.filters) == filters
     assert global_state() == state
+    assert np.geterr() == handling
 
 
 @pytest.mark.smoke

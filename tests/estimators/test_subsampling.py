@@ -48,13 +48,14 @@ def test_rows_with_too_few_kept_neighbours_are_searched_never_guessed(cloud):
     assert subsampling_error(short.distances, short.indices, rng=np.random.default_rng(2), **options) is None
 
 
-def test_the_error_is_the_spread_of_halves_and_replicates_are_recentred(cloud):
-    found = nearest_distances(cloud, 30)
+@pytest.mark.parametrize("n", [300, 299])
+def test_the_error_is_half_the_difference_of_halves_that_share_no_point(cloud, n):
+    found = nearest_distances(cloud[:n], 30)
     seen = []
 
     def statistic(inside):
-        seen.append(float(inside.mean()))
-        return seen[-1]
+        seen.append(inside[:, 0])
+        return float(inside.mean())
 
     error = subsampling_error(
         found.distances,
@@ -63,11 +64,36 @@ def test_the_error_is_the_spread_of_halves_and_replicates_are_recentred(cloud):
         estimate=100.0,
         statistic=statistic,
         rng=np.random.default_rng(3),
-        n_subsamples=20,
+        n_subsamples=19,
     )
-    assert error.standard_error == pytest.approx(np.std(seen, ddof=1))  # m = n/2: the factor is 1
+    assert error.n_pairs == 10
+    halves = np.array([values.mean() for values in seen]).reshape(10, 2)
+    assert {len(values) for values in seen} == {n // 2}
+    factor = np.sqrt(2 * (n // 2) / n)
+    assert error.standard_error == pytest.approx(factor * np.sqrt(np.mean((halves[:, 0] - halves[:, 1]) ** 2)) / 2)
     assert error.replicates.mean() == pytest.approx(100.0)
-    np.testing.assert_allclose(error.replicates - 100.0, np.array(seen) - np.mean(seen), atol=1e-12)
+    expected = factor * (halves - halves.mean(axis=1, keepdims=True)).ravel()
+    np.testing.assert_allclose(error.replicates - 100.0, expected, atol=1e-12)
+
+
+def test_the_error_of_a_mean_over_points_is_the_one_of_the_textbook():
+    values = np.random.default_rng(4).exponential(size=4000)
+    error = subsampling_error(
+        values[:, None].repeat(9, axis=1),
+        (np.arange(4000)[:, None] + np.arange(1, 10)) % 4000,
+        k=1,
+        estimate=float(values.mean()),
+        statistic=lambda inside: float(inside.mean()),
+        rng=np.random.default_rng(5),
+        n_subsamples=400,
+        search=lambda kept: values[kept, None],
+    )
+    assert error.standard_error == pytest.approx(values.std() / np.sqrt(4000), rel=0.1)
+
+
+def test_the_interval_takes_the_quantile_of_student_for_few_pairs():
+    assert normal_interval(10.0, 1.0, 0.95, 4) == pytest.approx((10 - 2.7764, 10 + 2.7764), abs=1e-4)
+    assert normal_interval(10.0, 1.0, 0.95, 10**7) == pytest.approx(normal_interval(10.0, 1.0, 0.95), abs=1e-6)
 
 
 def test_the_interval_is_clipped_at_zero():
