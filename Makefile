@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-path validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,8 +59,13 @@ figures: $(INSTALLED) $(DEMO)/profile.nc  ## the figures of paper_figures/ from 
 	$(BIN)/python paper_figures/profile_and_ranks.py $(DEMO)/profile.nc $(DEMO)/plan-gelora.json \
 	  $(DEMO)/plan-uniform.json --output $(DEMO)/figures
 
-bench: $(INSTALLED)  ## the benchmarks, with their timings
+bench: $(INSTALLED)  ## speed: the pieces, then the estimators beside their limits and rivals, from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
+	$(BIN)/python tests/benchmarks/estimator_speed.py $(if $(DATA),--data $(DATA)) $(if $(DADAPY),--dadapy $(DADAPY))
+
+bench-accuracy: $(INSTALLED)  ## coverage of every interval and the benchmark manifolds, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/interval_coverage.py
+	$(BIN)/python tests/benchmarks/manifolds.py
 
 bench-path: $(INSTALLED)  ## the whole path on CoLA, RTE and SST-2 from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/whole_path.py --data $(DATA)

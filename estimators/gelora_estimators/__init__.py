@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from gelora_estimators.calibration import CalibratedEstimator as CalibratedEstimator
     from gelora_estimators.calibration import InformationCeilingWarning as InformationCeilingWarning
     from gelora_estimators.calibration import calibrated as calibrated
+    from gelora_estimators.calibration_curve import CalibrationCurve as CalibrationCurve
     from gelora_estimators.corrint import CorrelationIntegral as CorrelationIntegral
     from gelora_estimators.gride import Gride as Gride
     from gelora_estimators.homology import persistence_diagram as persistence_diagram
+    from gelora_estimators.homology import spanning_tree_graph as spanning_tree_graph
     from gelora_estimators.local import LocalDimension as LocalDimension
     from gelora_estimators.mle import MLE as MLE
     from gelora_estimators.neighbors import Neighbors as Neighbors
+    from gelora_estimators.neighbors import count_within as count_within
     from gelora_estimators.neighbors import nearest_distances as nearest_distances
     from gelora_estimators.ph import PersistentHomology as PersistentHomology
     from gelora_estimators.scale_choice import choose_scale as choose_scale
@@ -41,12 +44,15 @@ else:
         "CalibratedEstimator": "calibration",
         "InformationCeilingWarning": "calibration",
         "calibrated": "calibration",
+        "CalibrationCurve": "calibration_curve",
         "CorrelationIntegral": "corrint",
         "Gride": "gride",
         "persistence_diagram": "homology",
+        "spanning_tree_graph": "homology",
         "LocalDimension": "local",
         "MLE": "mle",
         "Neighbors": "neighbors",
+        "count_within": "neighbors",
         "nearest_distances": "neighbors",
         "PersistentHomology": "ph",
         "choose_scale": "scale_choice",
