@@ -18,7 +18,7 @@ from gelora_estimators.search import SearchSpace, resolve_device, search, search
 
 _DENSE_LIMIT = 160  # points up to which the whole distance matrix is used
 _LIST_LENGTH = 8  # neighbours in a list that a tree is grown from
-_SHARED_LENGTH = 128  # neighbours in the lists of a whole cloud that its subsets draw theirs from
+_SHARED_LENGTH = 128  # neighbours at most in the lists of a whole cloud that its subsets draw theirs from
 _FEWEST_KEPT = 6.0  # neighbours that a subset keeps of the shared lists on average, or it makes its own
 _BATCH_ROWS = 2**17  # points in one batch of trees
 _BLOCK_ELEMENTS = 2**22
@@ -282,7 +282,7 @@ def _shared_lists(space: SearchSpace, sizes: IndexArray) -> tuple[FloatArray, In
     enough = sizes * min(_SHARED_LENGTH, n - 1) >= _FEWEST_KEPT * n
     if len(sizes) < 2 or float(np.square(sizes[enough]).sum()) < n * n:
         return None
-    return search(space, np.arange(n), min(_SHARED_LENGTH, n - 1))
+    return search(space, np.arange(n), min(_SHARED_LENGTH, _window(n, int(sizes[enough].min()))))
 
 
 def _grown_trees(
@@ -329,8 +329,7 @@ def _kept_of(
     shared: tuple[FloatArray, IndexArray], subset: IndexArray, n: int
 ) -> tuple[FloatArray, IndexArray, FloatArray]:
     """Return the first neighbours of each point of a subset that lie in it, and the bound on the others."""
-    # As many columns as hold a list's worth of members in most rows; the bound covers what lies beyond.
-    window = min(shared[0].shape[1], int(1.6 * _LIST_LENGTH * n / len(subset)) + 8)
+    window = min(shared[0].shape[1], _window(n, len(subset)))
     place = np.full(n, -1)
     place[subset] = np.arange(len(subset))
     listed, member = shared[0][subset, :window], place[shared[1][subset, :window]]
@@ -341,6 +340,11 @@ def _kept_of(
     weights[row, target], indices[row, target] = listed[row, column], member[row, column]
     beyond = np.inf if window == n - 1 else listed[:, -1]
     return weights, indices, np.where(rank[:, -1] >= _LIST_LENGTH, weights[:, -1], beyond)
+
+
+def _window(n: int, size: int) -> int:
+    """Return how many columns hold a list's worth of members of a subset in most rows; bounds cover the others."""
+    return min(n - 1, int(1.6 * _LIST_LENGTH * n / size) + 8)
 
 
 def _space_of(space: SearchSpace, subset: IndexArray) -> SearchSpace:
