@@ -1,0 +1,381 @@
+"""Calibration: what is simulated, how it is turned round, and how often the interval holds."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+
+from gelora_estimators import (
+    MLE,
+    CalibratedEstimator,
+    DegenerateCloudError,
+    DimensionEstimate,
+    Gride,
+    InformationCeilingWarning,
+    LocalDimension,
+    PersistentHomology,
+    TwoNN,
+    calibrated,
+    check_estimator,
+    distinct_points,
+    nearest_distances,
+)
+from gelora_estimators.calibration import CalibrationCurve, calibration_curve
+from gelora_estimators.calibration_curve import FAMILIES, without_error
+from gelora_estimators.clouds import ball, gaussian, sphere
+
+GRID = (2, 3, 4, 6, 8, 11, 16, 23, 32)
+
+
+@cache
+def shared_curve(estimator, n_replicates=6):
+    """Return one curve at n = 1,000 for all tests."""
+    return calibration_curve(estimator, 1000, 64, grid=GRID, n_replicates=n_replicates)
+
+
+def power_law(*, factor=0.8, power=0.9, spread=0.02, n_replicates=20, ambient=None, top=6):
+    """Return a curve that reads factor · d^power exactly, as if both families agreed."""
+    grid = 2.0 ** np.arange(top)
+    mean = np.tile(factor * grid**power, (2, 1))
+    return CalibrationCurve(
+        n=100,
+        ambient=ambient,
+        estimator=repr(without_error(TwoNN())),
+        grid=grid,
+        families=("ball", "sphere"),
+        mean=mean,
+        sd=spread * mean,
+        n_replicates=n_replicates,
+        seed=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinates:
+    """A stand-in that reads the number of coordinates that vary."""
+
+    interval: str = "never"
+
+    def __call__(self, points, *, rng):
+        rank = float(np.linalg.matrix_rank(points - points.mean(axis=0)))
+        return DimensionEstimate(dimension=rank, n_points=len(points))
+
+
+@pytest.mark.smoke
+def test_a_power_law_is_inverted_exactly_between_and_below_the_grid_points():
+    curve = power_law()
+    for d in (0.4, 1.0, 3.0, 11.0, 31.0):
+        raw = 0.8 * d**0.9 if d >= 1 else 0.8 * d  # proportional below the grid
+        found = curve.correct(raw)
+        assert found.dimension == pytest.approx(d, rel=1e-3)
+        np.testing.assert_allclose(found.by_family, d, rtol=1e-3)
+        assert found.slope == pytest.approx(0.9 if d >= 1.1 else 1.0, abs=0.01)
+        assert found.spread == pytest.approx(0.02, rel=1e-6)
+
+
+def test_the_interval_holds_what_the_test_at_each_dimension_does_not_refuse():
+    curve = power_law(n_replicates=2000)  # so many that curve and spread are known
+    found = curve.correct(0.8 * 8.0**0.9, confidence=0.9)
+    reach = np.exp(1.6449 * 0.02 / 0.9)
+    assert found.interval == pytest.approx((8.0 / reach, 8.0 * reach), rel=1e-3)
+    few = power_law(n_replicates=3).correct(0.8 * 8.0**0.9, confidence=0.9)
+    assert few.interval[0] < found.interval[0] < found.interval[1] < few.interval[1]
+
+
+def test_families_that_differ_widen_the_interval_to_their_envelope():
+    one = power_law()
+    two = CalibrationCurve(
+        n=100,
+        ambient=None,
+        estimator=one.estimator,
+        grid=one.grid,
+        families=one.families,
+        mean=one.mean * np.array([[1.0], [1.2]]),
+        sd=one.sd * np.array([[1.0], [1.2]]),
+        n_replicates=20,
+        seed=0,
+    )
+    raw = 0.8 * 10.0**0.9
+    found = two.correct(raw)
+    np.testing.assert_allclose(found.by_family, [10.0, 10.0 / 1.2 ** (1 / 0.9)], rtol=2e-3)
+    assert found.dimension == pytest.approx(found.by_family.mean())
+    assert found.interval[1] == pytest.approx(one.correct(raw).interval[1])
+    assert found.interval[0] == pytest.approx(one.correct(raw / 1.2).interval[0])
+
+
+def test_a_raw_value_beyond_the_simulated_range_is_bounded_by_the_coordinates_alone():
+    raw = 0.8 * 60.0**0.9
+    assert power_law().correct(raw).interval[1] == np.inf
+    assert power_law(ambient=500).correct(raw).interval[1] == 500.0
+    assert not power_law(ambient=500).correct(raw).bounded
+    whole = power_law(ambient=32).correct(raw)  # every dimension that fits was simulated
+    assert whole.bounded
+    assert whole.interval[1] == whole.dimension == 32.0
+
+
+def test_curves_rise_whatever_the_noise():
+    curve = power_law()
+    noisy = np.array([[1.0, 2.0, 1.7, 1.8, 9.0, 8.0]] * 2)
+    kinked = CalibrationCurve(
+        n=100,
+        ambient=None,
+        estimator=curve.estimator,
+        grid=curve.grid,
+        families=curve.families,
+        mean=noisy,
+        sd=0.05 * noisy,
+        n_replicates=5,
+        seed=0,
+    )
+    raws = np.linspace(0.5, 12.0, 200)
+    found = [kinked.correct(raw) for raw in raws]
+    for values in (
+        [one.dimension for one in found],
+        [one.interval[0] for one in found],
+        [one.interval[1] for one in found],
+    ):
+        finite = np.array(values)[np.isfinite(values)]
+        assert bool((np.diff(finite) >= 0).all())
+        assert bool(np.isfinite(values[: len(finite)]).all())  # infinity, if at all, comes last
+    assert all(one.interval[0] <= one.dimension <= one.interval[1] for one in found)
+
+
+@pytest.mark.parametrize("estimator", [TwoNN(), MLE()], ids=repr)
+def test_the_simulated_curve_rises_and_bends(estimator):
+    curve = shared_curve(estimator)
+    assert bool((np.diff(curve.mean, axis=1) > 0).all())
+    share = curve.mean / curve.grid
+    assert bool((share[:, -1] < 0.8).all())
+    assert bool((share[0] < share[1] + 0.02).all())  # a ball has an edge, a sphere has none
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dimension", [5, 10, 20])
+def test_the_corrected_dimension_is_nearer_than_the_raw_one_and_within_its_interval(dimension):
+    for estimator in (TwoNN(), MLE()):
+        for make in (ball, sphere):
+            cloud = make(1000, dimension, 64, np.random.default_rng(20 + dimension))
+            found = calibrated(estimator, curve=shared_curve(estimator))(cloud, rng=np.random.default_rng(0))
+            raw = found.diagnostics["raw_dimension"]
+            assert raw == estimator(cloud, rng=np.random.default_rng(0)).dimension
+            assert found.interval[0] <= dimension <= found.interval[1]
+            nearer = abs(found.dimension - dimension) < abs(raw - dimension)
+            # At dimension 5 the raw estimate of a sphere has no bias to speak of.
+            assert nearer or (dimension == 5 and make is sphere)
+
+
+def test_the_correction_takes_the_bias_out_on_average():
+    for estimator in (TwoNN(), MLE()):
+        curve = shared_curve(estimator)
+        for family, (make, extra) in list(FAMILIES.items())[:2]:
+            raws = [
+                without_error(estimator)(
+                    make(1000, 20, 20 + extra, np.random.default_rng([3, seed])), rng=np.random.default_rng(0)
+                ).dimension
+                for seed in range(15)
+            ]
+            place = curve.families.index(family)
+            found = np.mean([curve.correct(raw).by_family[place] for raw in raws])
+            assert np.mean(raws) < 17.5
+            assert found == pytest.approx(20.0, abs=0.9)
+
+
+def test_equal_seeds_give_equal_bits_and_the_generator_does_not_matter():
+    cloud = ball(300, 6, 10, np.random.default_rng(0))
+    estimator = calibrated(TwoNN(), n_replicates=3)
+    first, second = (estimator(cloud, rng=np.random.default_rng(seed)) for seed in (0, 1))
+    assert (first.dimension, first.interval, first.standard_error) == (
+        second.dimension,
+        second.interval,
+        second.standard_error,
+    )
+    np.testing.assert_array_equal(first.diagnostics["curve_mean"], second.diagnostics["curve_mean"])
+    other = calibrated(TwoNN(), n_replicates=3, seed=1)(cloud, rng=np.random.default_rng(0))
+    assert other.dimension != first.dimension
+    assert (first.diagnostics["seed"], other.diagnostics["seed"]) == (0.0, 1.0)
+
+
+def test_what_is_read_at_one_dimension_does_not_depend_on_the_others():
+    wide = calibration_curve(TwoNN(), 150, None, grid=(2, 5, 9), n_replicates=3)
+    narrow = calibration_curve(TwoNN(), 150, None, grid=(5,), n_replicates=3, families=("sphere",))
+    assert narrow.mean[0, 0] == wide.mean[1, 1]
+    assert narrow.sd[0, 0] == wide.sd[1, 1]
+
+
+def test_the_range_simulated_passes_the_raw_estimate_by_its_spread():
+    for raw in (0.9, 4.0, 17.0):
+        curve = calibration_curve(TwoNN(), 300, None, covering=(raw,), n_replicates=4)
+        spread = np.sqrt(np.mean(np.square(curve.sd / curve.mean)))
+        assert bool((np.log(curve.mean[:, -1] / raw) > 4 * spread).all())
+        assert curve.grid[0] == 1.0 or bool((np.log(raw / curve.mean[:, 0]) > 4 * spread).all())
+        assert len(curve.grid) >= 5
+    assert calibration_curve(TwoNN(), 100, 3, covering=(2.5,), n_replicates=3).grid.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.smoke
+def test_a_warning_tells_that_200_points_cannot_see_200_dimensions():
+    cloud = gaussian(200, 200, 200, np.random.default_rng(1))
+    with pytest.warns(InformationCeilingWarning, match=r"^200 points are too few .*calibrated\(twonn\): it reads \d"):
+        found = calibrated(TwoNN(), n_replicates=4)(cloud, rng=np.random.default_rng(0))
+    assert found.diagnostics["raw_dimension"] < 90
+    assert found.interval[1] - found.interval[0] > 40
+    with pytest.warns(
+        InformationCeilingWarning, match=r"at least \d+(\.\d+)?, and the simulated dimensions do not bound"
+    ):
+        found = calibrated(TwoNN(), n_replicates=4, grid=(2, 4, 8, 16))(cloud, rng=np.random.default_rng(0))
+    assert found.interval[1] == 200.0
+
+
+def test_1000_points_see_five_dimensions_without_a_warning():
+    cloud = gaussian(1000, 5, 20, np.random.default_rng(1))
+    found = calibrated(TwoNN(), curve=shared_curve(TwoNN()))(cloud, rng=np.random.default_rng(0))
+    assert found.interval[0] < 5 < found.interval[1] < 7
+
+
+@pytest.mark.parametrize(
+    "estimator", [TwoNN(), MLE(k1=5, k2=10), Gride(), LocalDimension(n_neighbors=30)], ids=lambda one: one.name
+)
+def test_from_distances_equals_the_call_bit_by_bit_whatever_the_columns(estimator):
+    cloud = sphere(200, 4, 9, np.random.default_rng(0))
+    repeated = np.concatenate([cloud, cloud[:9]])
+    corrected = calibrated(estimator, n_replicates=3)
+    direct = corrected(repeated, rng=np.random.default_rng(0))
+    assert corrected.k == estimator.k
+    assert (direct.n_points, direct.diagnostics["n_copies"]) == (200, 9)
+    points = repeated[distinct_points(repeated).rows]
+    for columns in (corrected.k, corrected.k + 1, 199):
+        found = nearest_distances(repeated, columns)
+        shared = corrected.from_distances(
+            found.distances, 209, np.random.default_rng(0), indices=found.indices, points=points
+        )
+        assert (shared.dimension, shared.interval) == (direct.dimension, direct.interval)
+        assert shared.standard_error == direct.standard_error
+        assert set(shared.diagnostics) == set(direct.diagnostics)
+        for key, value in shared.diagnostics.items():
+            np.testing.assert_array_equal(value, direct.diagnostics[key], err_msg=key)
+
+
+def test_neighbour_lists_are_offered_only_where_the_estimator_takes_them():
+    assert hasattr(calibrated(TwoNN()), "from_distances")
+    assert not hasattr(calibrated(PersistentHomology()), "from_distances")
+    assert not hasattr(calibrated(PersistentHomology()), "k")
+
+
+def test_an_estimator_of_another_kind_is_corrected_too():
+    cloud = gaussian(120, 3, 12, np.random.default_rng(0))
+    estimator = PersistentHomology(n_sizes=4, n_draws=3, n_repetitions=1, min_points=30)
+    found = calibrated(estimator, n_replicates=4)(cloud, rng=np.random.default_rng(0))
+    assert found.interval[0] < 3 < found.interval[1]
+    # Spheres of dimension 1 have none at alpha = 1, so that the curve starts above.
+    counter = calibrated(Coordinates(), families=("ball",), n_replicates=3)
+    exact = counter(cloud, rng=np.random.default_rng(0))
+    assert (exact.dimension, exact.standard_error) == (pytest.approx(3.0), 0.0)
+    assert exact.interval == pytest.approx((3.0, 3.0))
+    assert counter.name == "calibrated(Coordinates)"
+
+
+def test_full_embedding_draws_in_as_many_coordinates_as_the_cloud_has():
+    seen = []
+
+    def spy(points, *, rng):
+        seen.append(points.shape)
+        return TwoNN()(points, rng=rng)
+
+    cloud = gaussian(60, 2, 9, np.random.default_rng(0))
+    calibrated(spy, embedding="full", grid=(2, 8), n_replicates=3, precision=9.0)(cloud, rng=np.random.default_rng(0))
+    assert set(seen) == {(60, 9)}
+    seen.clear()
+    calibrated(spy, grid=(2, 8), n_replicates=3, precision=9.0)(cloud, rng=np.random.default_rng(0))
+    assert set(seen[1:]) == {(60, 2), (60, 3), (60, 8), (60, 9)}
+    with pytest.raises(ValueError, match=r"`ambient` must be above 1 for embedding='full'.*got None"):
+        calibration_curve(TwoNN(), 60, None, embedding="full")
+
+
+def test_the_simulation_spares_errors_and_nothing_else():
+    assert without_error(TwoNN(discard=0.2)) == TwoNN(discard=0.2, interval="chi2", n_subsamples=4)
+    assert without_error(MLE()).interval == "pointwise"
+    assert without_error(Gride(interval="subsampling")).interval == "fisher"
+    assert without_error(LocalDimension()).interval == "none"
+    assert without_error(Coordinates()) == Coordinates()
+    cloud = sphere(300, 4, 9, np.random.default_rng(0))
+    for estimator in (TwoNN(), MLE(), Gride(interval="subsampling"), LocalDimension()):
+        bare = without_error(estimator)(cloud, rng=np.random.default_rng(0))
+        assert bare.dimension == estimator(cloud, rng=np.random.default_rng(0)).dimension
+
+
+def test_a_curve_of_another_n_or_estimator_is_refused():
+    cloud = ball(90, 3, 5, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="`curve` must be for the 90 distinct points of this cloud, got one for 100"):
+        calibrated(TwoNN(), curve=power_law())(cloud, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"`curve` must be of the same estimator, MLE\(.*got one of TwoNN\("):
+        calibrated(MLE(), curve=power_law())
+
+
+def test_options_outside_their_range_are_refused():
+    for options, match in (
+        ({"families": ()}, "`families` must name at least one"),
+        ({"families": ("torus",)}, "`families` must be one of"),
+        ({"n_replicates": 2}, "`n_replicates` must be an integer of at least 3"),
+        ({"grid": (0, 2)}, "`grid` must be an integer of at least 1"),
+        ({"confidence": 1.0}, "`confidence` must be a number in"),
+        ({"precision": 0.0}, "`precision` must be a number in"),
+        ({"embedding": "none"}, "`embedding` must be one of"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            CalibratedEstimator(estimator=TwoNN(), **options)
+    with pytest.raises(TypeError, match="`estimator` must be an estimator such as"):
+        calibrated(TwoNN)
+
+
+def test_an_estimator_without_a_number_on_the_simulated_clouds_has_no_curve():
+    def undefined(points, *, rng):
+        raise DegenerateCloudError("no number")
+
+    with pytest.raises(DegenerateCloudError, match="undefined finds no dimension on simulated clouds of 50 points"):
+        calibration_curve(undefined, 50, 8, covering=(3.0,), n_replicates=3)
+
+
+def test_the_contract_holds():
+    curve = calibration_curve(TwoNN(), 300, 12, grid=(1, 2, 3, 4, 6, 8, 12), n_replicates=6)
+    check_estimator(calibrated(TwoNN(n_subsamples=10), curve=curve), n=300)
+
+
+@pytest.mark.slow
+def test_the_contract_holds_with_a_simulation_in_every_call():
+    check_estimator(calibrated(TwoNN(n_subsamples=10), n_replicates=4), n=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [TwoNN(), MLE()], ids=lambda one: one.name)
+@pytest.mark.parametrize("dimension", [5, 10, 20])
+def test_the_interval_covers_the_dimension_as_often_as_it_says(estimator, dimension):
+    curve = shared_curve(estimator, 12)
+    shares = []
+    for family in curve.families:
+        make, extra = FAMILIES[family]
+        hits = 0
+        for seed in range(200):
+            cloud = make(1000, dimension, dimension + extra, np.random.default_rng([77, seed]))
+            low, high = curve.correct(without_error(estimator)(cloud, rng=np.random.default_rng(0)).dimension).interval
+            hits += low <= dimension <= high
+        shares.append(hits / 200)
+    assert min(shares) >= 0.90
+    assert np.mean(shares) <= 0.99
+
+
+@pytest.mark.slow
+def test_a_cube_is_covered_if_cubes_are_simulated():
+    estimator = without_error(MLE())
+    covered = {}
+    for families in (("ball", "sphere"), ("ball", "sphere", "gaussian", "cube")):
+        curve = calibration_curve(MLE(), 1000, 64, grid=(4, 6, 8, 11, 16, 23), families=families)
+        hits = 0
+        for seed in range(100):
+            cloud = FAMILIES["cube"][0](1000, 10, 10, np.random.default_rng([78, seed]))
+            low, high = curve.correct(estimator(cloud, rng=np.random.default_rng(0)).dimension).interval
+            hits += low <= 10 <= high
+        covered[len(families)] = hits / 100
+    assert covered[2] < 0.5
+    assert covered[4] >= 0.9
