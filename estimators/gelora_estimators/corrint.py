@@ -16,7 +16,6 @@ from gelora_estimators.subsampling import check_distances, normal_interval
 Count = Callable[[IndexArray, FloatArray], IndexArray]
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorrelationIntegral:
     """Correlation dimension between two radii (GrassbergerProcaccia1983).

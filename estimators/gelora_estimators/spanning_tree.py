@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gelora_estimators.forest import NeighborLists, spanning_forest
-from gelora_estimators.points import DistinctRows, IndexArray, distinct_rows, power_of_two_scale
+from gelora_estimators.points import DistinctRows, IndexArray, StoredArray, distinct_rows, power_of_two_scale
 from gelora_estimators.protocol import FloatArray
 from gelora_estimators.search import SearchSpace, resolve_device, search, search_space, squared_distances
 
@@ -122,7 +122,9 @@ def spanning_tree_lengths(points: Any, *, device: str = "auto") -> FloatArray:
     return minimum_spanning_tree(points, device=device).lengths
 
 
-def subset_tree_lengths(points: FloatArray, subsets: Sequence[IndexArray], *, device: str = "auto") -> list[FloatArray]:
+def subset_tree_lengths(
+    points: StoredArray, subsets: Sequence[IndexArray], *, device: str = "auto"
+) -> list[FloatArray]:
     """Return the ascending edge lengths of the spanning tree of each subset of a cloud, all at once.
 
     Parameters

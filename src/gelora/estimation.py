@@ -5,7 +5,8 @@ import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def estimate(
     Warns
     -----
     UserWarning
-        For each layer and estimator without a defined dimension, with the reason.
+        For each layer and estimator without a defined dimension, with the reason; what an estimator warns about
+        comes with its name and the layer.
 
     Examples
     --------
@@ -168,7 +170,9 @@ def estimate_representations(
                 begun = time.perf_counter()
                 # By the module's path, not its position: it does not change with the layers asked for.
                 rng = generator(seed, label, clouds.stacks[column], clouds.names[column])
-                one, reason = _estimate_one(function, label, points, rng, found.get(label))
+                where = f"{label}, layer {clouds.layers[column]} of the {clouds.stacks[column]}"
+                with _warnings_of(where):
+                    one, reason = _estimate_one(function, label, points, rng, found.get(label))
                 values = (one.dimension, one.standard_error, *one.interval)
                 for name, value in zip(ESTIMATES, values, strict=True):
                     results[name][row, column] = value
@@ -255,6 +259,16 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(entry) for entry in value)
     return value is None or isinstance(value, str | int | float)
+
+
+@contextmanager
+def _warnings_of(where: str) -> Iterator[None]:
+    """Give warnings out with the estimator and layer they are about."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for entry in caught:
+        warnings.warn(f"{where}: {entry.message}", category=entry.category, stacklevel=4)
 
 
 def _search_once(points: NDArray[Any], estimators: Mapping[str, DimensionEstimator]) -> dict[str, Neighbors]:

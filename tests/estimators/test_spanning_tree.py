@@ -15,7 +15,7 @@ from gelora_estimators import (
     spanning_tree_lengths,
 )
 from gelora_estimators.clouds import gaussian
-from gelora_estimators.ph import bars
+from gelora_estimators.homology import bars
 from gelora_estimators.spanning_tree import subset_tree_lengths
 
 

@@ -1,6 +1,7 @@
 """A profile holds what each estimator says of each layer, and nothing depends on what else was asked."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -156,6 +157,18 @@ def test_a_handful_of_distinct_vectors_is_never_a_number():
         )
     assert profile["dimension"].sel(layer=0).isnull().all()
     assert profile["dimension"].sel(layer=[1, 2]).notnull().all()
+
+
+def test_what_an_estimator_warns_about_comes_with_its_name_and_the_layer(clouds):
+    def doubtful(points, *, rng):
+        if len(points) == 390:
+            warnings.warn("the line bends", RuntimeWarning, stacklevel=2)
+        return DimensionEstimate(2.0, n_points=len(points))
+
+    with pytest.warns(RuntimeWarning, match=r"^doubtful, layer 1 of the encoder: the line bends$") as caught:
+        profile = estimate_representations([clouds[0], clouds[1][:390]], estimator=doubtful, progress=False)
+    assert len(caught) == 1
+    assert (profile["dimension"] == 2.0).all()
 
 
 def test_no_dimension_at_all_is_an_error():
