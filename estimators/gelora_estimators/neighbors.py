@@ -7,7 +7,7 @@ import numpy as np
 
 from gelora_estimators.options import check_integer
 from gelora_estimators.points import IndexArray, distinct_rows, refuse_repeated_vectors
-from gelora_estimators.protocol import FloatArray
+from gelora_estimators.protocol import DegenerateCloudError, FloatArray
 from gelora_estimators.search import count_pairs, search, search_space
 from gelora_estimators.search import resolve_device as resolve_device
 
@@ -65,8 +65,8 @@ def nearest_distances(points: Any, k: int, *, minimum: int | None = None, device
     ------
     DegenerateCloudError
         With the counts, for a cloud that `distinct_points` refuses, with fewer than
-        ``minimum`` + 1 distinct points, or in which more than half of the points have their
-        nearest neighbour within rounding distance.
+        ``minimum`` + 1 distinct points, in which more than half of the points have their nearest
+        neighbour within rounding distance, or a squared distance vanishes in float64.
     ValueError
         For ``k`` or ``minimum`` below 1.
 
@@ -83,6 +83,12 @@ def nearest_distances(points: Any, k: int, *, minimum: int | None = None, device
     cloud = space.cloud
     squared, indices = search(space, np.arange(len(cloud.rows)), min(k, len(cloud.rows) - 1))
     distances = np.sqrt(squared) / space.unit
+    n_vanished = int((distances[:, 0] == 0.0).sum())
+    if n_vanished:
+        raise DegenerateCloudError(
+            f"the dimension is undefined: {n_vanished} of {len(distances)} distinct points are so near to another one, "
+            "against the size of the cloud, that their squared distance vanishes in float64."
+        )
     near = refuse_repeated_vectors(distances[:, 0], cloud)
     return Neighbors(distances=distances, indices=indices, rows=cloud.rows, n_copies=cloud.n_copies, n_near_copies=near)
 
@@ -97,7 +103,7 @@ def count_within(points: Any, rows: IndexArray, radii: FloatArray, *, device: st
     rows : ndarray of shape (m,)
         Numbers of the points around which to count.
     radii : ndarray of shape (r,)
-        Distances in the unit of the points; a point at the distance itself counts.
+        Distances in the unit of the points, not negative; a point at the distance itself counts.
     device : str
         "auto" or a torch device name, as for `nearest_distances`.
 
@@ -106,6 +112,11 @@ def count_within(points: Any, rows: IndexArray, radii: FloatArray, *, device: st
     ndarray of shape (m, r)
         Numbers of points.
 
+    Raises
+    ------
+    ValueError
+        For negative radii, or points that are not distinct.
+
     Examples
     --------
     >>> import numpy as np
@@ -113,9 +124,13 @@ def count_within(points: Any, rows: IndexArray, radii: FloatArray, *, device: st
     >>> count_within([[0.0], [1.0], [3.0]], np.array([0, 1]), np.array([1.0, 2.5])).tolist()
     [[1, 1], [1, 2]]
     """
+    limits = np.asarray(radii, dtype=np.float64)
+    if limits.ndim != 1 or not bool((limits >= 0.0).all()):
+        raise ValueError(f"`radii` must be a sequence of numbers of at least 0, got {radii!r}: pass distances.")
     space = search_space(distinct_rows(points, minimum=1), resolve_device(points, device))
     if space.cloud.n_copies:
         raise ValueError(
             f"`points` must be distinct, got {space.cloud.n_copies} copies: pass the rows that `distinct_points` keeps."
         )
-    return count_pairs(space, rows, np.asarray(radii, dtype=np.float64) * space.unit)
+    largest = np.finfo(np.float64).max / max(space.unit, 1.0)
+    return count_pairs(space, rows, np.minimum(limits, largest) * space.unit)

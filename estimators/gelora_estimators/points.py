@@ -19,6 +19,7 @@ _SPACING_OF_FOREIGN_TYPES = {"bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3, "flo
 _FEWEST_ROWS_FOR_ATOM_RULE = 100
 _DISTINCT_FRACTION = 0.1
 _ROUNDING_STEPS = 8.0
+_SAMPLED_ROWS = 256  # rows that the usual size of a coordinate is taken from
 _CACHED_ELEMENTS = 2**15  # float64 numbers of a block (256 KiB) that several passes go over
 _HALF_PRECISION = 1e-5  # formats of wider spacing than this hold 16 bits or fewer
 
@@ -40,7 +41,8 @@ class DistinctPoints:
         float16, 7.8e-3 for bfloat16.
     rounding_distance : float
         Distance at which two points can no longer be told from one vector rounded differently,
-        [Σ_j min(c · resolution · rms_j, std_j)²]^½ over the coordinates j; c is 8 for float32 and
+        [Σ_j min(c · resolution · size_j, std_j)²]^½ over the coordinates j, whose size is the smaller of
+        the root mean square and the 90 % quantile of |x_j| (of some 256 rows); c is 8 for float32 and
         float64, whose computations round many times, and 1 for half precision.
     """
 
@@ -278,9 +280,12 @@ def _rounding_distance(stored: StoredArray, centre: FloatArray, scale: float, re
         block = (stored[start : start + step].astype(np.float64) - centre) * scale
         total += np.einsum("ij,ij->j", block, block)
     deviation = np.sqrt(total / len(stored))
+    # The usual size of a coordinate: a few massive rows are rounded coarsely, which says nothing of the others.
+    sample = np.abs(stored[:: max(1, len(stored) // _SAMPLED_ROWS)].astype(np.float64))
+    usual = np.minimum(np.hypot(centre * scale, deviation), np.quantile(sample, 0.9, axis=0) * scale)
     # A massive activation that rounds to a constant separates nothing: its deviation is the bound.
     steps = _ROUNDING_STEPS if resolution < _HALF_PRECISION else 1.0
-    rounding = np.minimum(steps * resolution * np.hypot(centre * scale, deviation), deviation)
+    rounding = np.minimum(steps * resolution * usual, deviation)
     return float(np.sqrt(np.square(rounding).sum()) / scale)
 
 

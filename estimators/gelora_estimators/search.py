@@ -5,7 +5,7 @@ possible is measured by subtracting the stored numbers in float64. Rows that flo
 float64 bounds, and the few that even these cannot are compared with every point.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,10 +89,12 @@ def search_space(cloud: DistinctRows, device: torch.device) -> SearchSpace:
     unit = cloud.scale if extreme else 1.0
     stored: StoredArray = cloud.stored * unit if extreme else cloud.stored
     square = np.empty(len(stored))
-    step = rows_in_cache(stored.shape[1])
-    for start in range(0, len(stored), step):
-        block = centred_block(cloud, start, start + step)
-        square[start : start + step] = np.einsum("ij,ij->i", block, block)
+
+    def work(part: slice) -> None:
+        block = centred_block(cloud, part.start, part.stop)
+        np.einsum("ij,ij->i", block, block, out=square[part])
+
+    _in_threads(work, len(stored), rows_in_cache(stored.shape[1]))
     # A read-only array is never written to here, but torch would warn about it.
     own = stored if stored.flags.writeable and stored.flags.c_contiguous else np.array(stored)
     return SearchSpace(
@@ -162,9 +164,10 @@ def _within(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return how many points of each row are surely within the limit, and a mask of the undecided ones."""
     own = space.square[rows]
-    reach = (limit * (space.cloud.scale / space.unit)) ** 2 - own
-    slack = 1e-12 * (own + reach.abs()) + 1e-30
     largest = float(space.square.max())
+    # No two points are further apart than twice the largest norm: a finite reach leaves out infinite entries.
+    reach = min(limit * (space.cloud.scale / space.unit), 3.0 * largest**0.5 + 1e-6) ** 2 - own
+    slack = 1e-12 * (own + reach.abs()) + 1e-30
     error = 2.0 * bounds.factor * (largest + 2.0 * (own * largest).sqrt())
     # Comparisons happen in the precision of the bounds: limits are rounded outwards by two steps.
     step = 4.0 * torch.finfo(lower.dtype).eps * (reach.abs() + error)
@@ -213,24 +216,31 @@ def full_precision() -> Iterator[None]:
 
 
 def _squared_on_cpu(stored: StoredArray, left: IndexArray, right: IndexArray, step: int) -> FloatArray:
-    """Return squared distances, in blocks that stay in the cache, one thread a share of the pairs."""
+    """Return squared distances, in blocks that stay in the cache."""
     result = np.empty(len(left))
 
-    def work(share: range) -> None:
-        for start in share:
-            pair = slice(start, start + step)
-            difference = stored.take(left[pair], axis=0).astype(np.float64, copy=False)
-            difference -= stored.take(right[pair], axis=0)
-            np.einsum("ij,ij->i", difference, difference, out=result[pair])
+    def work(pair: slice) -> None:
+        difference = stored.take(left[pair], axis=0).astype(np.float64, copy=False)
+        difference -= stored.take(right[pair], axis=0)
+        np.einsum("ij,ij->i", difference, difference, out=result[pair])
 
-    n_threads = min(torch.get_num_threads(), max(1, len(left) // (8 * step)))
-    shares = [range(first * step, len(left), n_threads * step) for first in range(n_threads)]
-    if n_threads == 1:
-        work(shares[0])
-        return result
-    with ThreadPoolExecutor(n_threads) as threads:
-        list(threads.map(work, shares))
+    _in_threads(work, len(left), step)
     return result
+
+
+def _in_threads(work: Callable[[slice], None], n: int, step: int) -> None:
+    """Do the work on slices of ``step`` of n rows, shared between as many threads as torch has."""
+    n_threads = min(torch.get_num_threads(), max(1, n // (8 * step)))
+
+    def share(first: int) -> None:
+        for start in range(first * step, n, n_threads * step):
+            work(slice(start, min(start + step, n)))
+
+    if n_threads == 1:
+        share(0)
+        return
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(share, range(n_threads)))
 
 
 def _sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
@@ -253,13 +263,12 @@ def _bounds(space: SearchSpace, dtype: torch.dtype) -> _Bounds:
     left = np.empty((n, ambient + 2), dtype=precision)
     right = np.zeros((-(-n // _LARGEST_STRIDE) * _LARGEST_STRIDE, ambient + 2), dtype=precision)
     square = space.square.cpu().numpy()
-    step = rows_in_cache(ambient)
-    for start in range(0, n, step):
-        part = slice(start, min(start + step, n))
-        block = centred_block(space.cloud, part.start, part.stop)
-        left[part, :ambient] = block
-        block *= -2.0
-        right[part, :ambient] = block
+
+    def work(part: slice) -> None:
+        left[part, :ambient] = centred_block(space.cloud, part.start, part.stop)
+        np.multiply(left[part, :ambient], -2.0, out=right[part, :ambient])
+
+    _in_threads(work, n, rows_in_cache(ambient))
     left[:, ambient], left[:, ambient + 1] = 1.0, np.sqrt(square)
     right[:n, ambient], right[:n, ambient + 1] = (1.0 - factor) * square, -2.0 * factor * np.sqrt(square)
     right[n:, ambient] = np.inf

@@ -150,6 +150,7 @@ def estimate_representations(
     """
     estimators = resolve_estimators(estimator)
     clouds = _as_representations(representations)
+    described = {label: describe_estimator(function) for label, function in estimators.items()}
     started = time.perf_counter()
     shape = (len(estimators), len(clouds))
     results = {name: np.full(shape, np.nan) for name in ESTIMATES}
@@ -192,7 +193,7 @@ def estimate_representations(
         attributes={
             **clouds.attributes,
             "seed": int(seed),
-            "estimators": {label: describe_estimator(function) for label, function in estimators.items()},
+            "estimators": described,
             "citations": {label: str(getattr(f, "citation", "")) for label, f in estimators.items()},
             "estimator_seconds": {label: round(value, 3) for label, value in seconds.items()},
             "neighbor_search_seconds": round(searching, 3),
@@ -248,11 +249,20 @@ def _check_callable(entry: Any) -> DimensionEstimator:
 def describe_estimator(function: Any) -> dict[str, Any]:
     """Return the class and options of an estimator, for the record."""
     kind = type(function)
-    options = dataclasses.asdict(function) if dataclasses.is_dataclass(kind) else {"repr": repr(function)}
+    if not dataclasses.is_dataclass(kind):
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "options": {"repr": repr(function)}}
+    options = {field.name: getattr(function, field.name) for field in dataclasses.fields(kind)}
     return {
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "options": {key: value if _is_plain(value) else repr(value) for key, value in options.items()},
+        "options": {key: _describe_option(value) for key, value in options.items()},
     }
+
+
+def _describe_option(value: Any) -> Any:
+    """Return an option as plain values; an estimator within an estimator with its class and options."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return describe_estimator(value)
+    return value if _is_plain(value) else repr(value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -375,9 +385,10 @@ def _as_representations(given: Any) -> Representations:
 
 
 def _as_array(cloud: Any) -> NDArray[Any]:
-    if hasattr(cloud, "detach"):  # torch, whose bfloat16 NumPy does not know
+    if hasattr(cloud, "detach"):
         tensor = cloud.detach().cpu()
-        cloud = tensor.float().numpy() if tensor.dtype.itemsize == 2 else tensor.numpy()
+        # NumPy does not know bfloat16; float16 is kept, so that its coarse rounding is known.
+        cloud = tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
     array = np.asarray(cloud)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise ValueError(

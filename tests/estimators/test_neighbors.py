@@ -203,6 +203,24 @@ def test_a_point_at_the_radius_itself_counts():
     assert count_within(lattice, np.array([12]), np.array([0.99, 1.0, 2.0])).tolist() == [[0, 4, 12]]
 
 
+@pytest.mark.parametrize("radius", [1e6, 1e25, 1e200, np.inf])
+def test_a_radius_beyond_all_points_counts_all_others_once(cloud, radius):
+    assert (count_within(cloud, np.arange(300), np.array([0.0, radius])) == [0, 299]).all()
+    assert (count_within(1e-180 * cloud, np.arange(5), np.array([radius])) == 299).all()
+
+
+@pytest.mark.parametrize("radii", [[-1.0], [np.nan], [[1.0]]])
+def test_what_is_no_list_of_radii_is_refused(cloud, radii):
+    with pytest.raises(ValueError, match="`radii` must be a sequence of numbers of at least 0"):
+        count_within(cloud, np.array([0]), np.array(radii))
+
+
+def test_squared_distances_that_vanish_are_refused_with_the_count(cloud):
+    tiny = np.concatenate([cloud[:100], 1e-170 * cloud[100:]])
+    with pytest.raises(DegenerateCloudError, match="200 of 300 distinct points .* vanishes in float64"):
+        nearest_distances(tiny, 2)
+
+
 def test_counting_among_copies_is_refused(cloud):
     with pytest.raises(ValueError, match="`points` must be distinct, got 2 copies"):
         count_within(np.concatenate([cloud, cloud[:2]]), np.array([0]), np.array([1.0]))

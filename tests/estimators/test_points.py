@@ -144,3 +144,18 @@ def test_differences_that_overflow_are_refused(cloud):
     cloud[0] = 1.7e308
     with pytest.raises(DegenerateCloudError, match="120 distinct points overflow float64"):
         distinct_points(cloud)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_few_massive_rows_do_not_make_the_others_look_like_rounding(dtype):
+    rng = np.random.default_rng(3)
+    points = 0.2 * rng.standard_normal((1000, 64))
+    usual = distinct_points(torch.tensor(points[50:]).to(dtype)).rounding_distance
+    points[:50, 7] = 3000.0 * (1.0 + 0.02 * rng.standard_normal(50))
+    assert distinct_points(torch.tensor(points).to(dtype)).rounding_distance < 2.0 * usual
+
+
+def test_rows_that_differ_by_signs_alone_are_distinct():
+    signs = np.array([[1.0, 1.0, 2.0], [-1.0, -1.0, 2.0], [1.0, -1.0, 2.0], [-1.0, 1.0, 2.0], [1.0, 1.0, 2.0]])
+    found = distinct_points(signs)
+    assert (found.n_copies, found.rows.tolist()) == (1, [0, 1, 2, 3])

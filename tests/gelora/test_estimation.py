@@ -1,6 +1,8 @@
 """A profile holds what each estimator says of each layer, and nothing depends on what else was asked."""
 
+import dataclasses
 import json
+import threading
 import warnings
 
 import numpy as np
@@ -274,3 +276,27 @@ def test_covariates_have_their_closed_forms(rng):
     gaps = np.linalg.norm(cloud[:300, None] - cloud[None, :300], axis=2)
     np.fill_diagonal(gaps, np.inf)
     assert float(profile["mean_nearest_distance"][0]) == pytest.approx(gaps.min(1).mean(), rel=1e-9)
+
+
+def test_an_estimator_within_an_estimator_is_described_with_its_class(clouds):
+    @dataclasses.dataclass(frozen=True)
+    class Halved:
+        estimator: object
+        lock: object = dataclasses.field(default_factory=threading.Lock)
+
+        def __call__(self, points, *, rng):
+            return self.estimator(points, rng=rng)
+
+    profile = estimate_representations(clouds[:1], estimator={"own": Halved(make_estimator("mle"))}, progress=False)
+    described = json.loads(profile.attrs["estimators"])["own"]["options"]
+    assert described["estimator"]["class"] == "gelora_estimators.mle.MLE"
+    assert described["estimator"]["options"]["k1"] == 10
+    assert "lock" in described["lock"]
+
+
+def test_half_precision_keeps_its_spacing():
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(30, 64))[np.arange(300) % 30] * (1 + 4e-4 * rng.integers(-1, 2, size=(300, 64)))
+    for cloud in (atoms.astype(np.float16), torch.tensor(atoms).half()):
+        with pytest.raises(DegenerateCloudError, match="rounding of the stored numbers"):
+            estimate_representations([cloud], estimator="twonn", progress=False)
