@@ -1,5 +1,6 @@
 """Correction of any estimator by simulation: what it reads on clouds of known dimension, turned round."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,9 +42,9 @@ class CalibratedEstimator:
     n_replicates : int
         Clouds of each family and dimension, at least 3.
     grid : tuple of int, optional
-        Dimensions simulated. By default powers of √2, rounded, around the raw estimate: until its
-        value is four spreads away from what they give, or a limit, the number of coordinates or
-        1,024, is reached.
+        Dimensions simulated, ascending; no result exceeds the number of coordinates whatever they are.
+        By default powers of √2, rounded, around the raw estimate: until its value is four spreads away
+        from what they give, or a limit, the number of coordinates or 1,024, is reached.
     confidence : float
         Coverage of the interval, in (0, 1).
     precision : float
@@ -56,12 +57,14 @@ class CalibratedEstimator:
         Seed of the simulation. It does not use ``rng``: two layers of equal n meet the same clouds, and no
         number depends on what else was estimated.
     curve : CalibrationCurve, optional
-        A ready `calibration_curve`, for clouds of equal n and this estimator; nothing is simulated then.
+        A ready `calibration_curve`, for clouds of equal n and this estimator; nothing is simulated then,
+        and options of the simulation that are given too have to be those of the curve.
 
     Raises
     ------
     ValueError
-        For an option outside its range, or when called with a ``curve`` for another n.
+        For an option outside its range or unlike the ``curve``, or when called with a ``curve`` for another n or
+        for fewer coordinates than the cloud has.
 
     Warns
     -----
@@ -109,6 +112,10 @@ class CalibratedEstimator:
 
     def __post_init__(self) -> None:
         _check(self)
+        # Lists, as JSON gives them back, become tuples: a frozen instance should be hashable.
+        object.__setattr__(self, "families", tuple(self.families))
+        if self.grid is not None:
+            object.__setattr__(self, "grid", tuple(self.grid))
 
     @property
     def name(self) -> str:
@@ -139,14 +146,23 @@ class CalibratedEstimator:
         return int(inner.k)
 
     @property
+    def device(self) -> str:
+        """Where the estimator searches neighbours; only there if it says so."""
+        inner: Any = self.estimator
+        return str(inner.device)
+
+    @property
     def from_distances(self) -> Callable[..., DimensionEstimate]:
         """The estimator's ``from_distances``, corrected; only there if it has one.
 
-        Without ``points`` the number of coordinates is unknown, so that only the simulated range can
-        bound the interval above.
+        Without ``points`` the number of coordinates is unknown, so that only the simulated range, or what
+        the ``curve`` was made for, can bound the interval above.
         """
         inner: Any = self.estimator
         shared = inner.from_distances
+        parameters = inspect.signature(shared).parameters
+        anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        taken = [key for key in ("indices", "points") if anything or key in parameters]
 
         def estimate(
             distances: FloatArray,
@@ -157,7 +173,7 @@ class CalibratedEstimator:
             points: FloatArray | None = None,
         ) -> DimensionEstimate:
             lists = {"indices": indices, "points": points}
-            raw = shared(distances, n, rng, **{key: value for key, value in lists.items() if value is not None})
+            raw = shared(distances, n, rng, **{key: lists[key] for key in taken if lists[key] is not None})
             return self._corrected(raw, len(distances), None if points is None else int(points.shape[1]))
 
         return estimate
@@ -176,12 +192,9 @@ class CalibratedEstimator:
                 embedding=self.embedding,
                 seed=self.seed,
             )
-        elif curve.n != n:
-            raise ValueError(
-                f"`curve` must be for the {n} distinct points of this cloud, got one for {curve.n}: make it with "
-                f"calibration_curve(estimator, {n})."
-            )
-        found = curve.correct(raw.dimension, confidence=self.confidence)
+        else:
+            _check_cloud(curve, n, ambient)
+        found = curve.correct(raw.dimension, confidence=self.confidence, ambient=ambient)
         self._warn(raw.dimension, n, found)
         diagnostics: dict[str, float | FloatArray] = {
             "n_copies": raw.diagnostics.get("n_copies", 0.0),
@@ -248,5 +261,40 @@ def _check(options: CalibratedEstimator) -> None:
     if options.curve is not None and options.curve.estimator != repr(without_error(options.estimator)):
         raise ValueError(
             f"`curve` must be of the same estimator, {without_error(options.estimator)!r}, got one of "
-            f"{options.curve.estimator}: make it with calibration_curve(estimator, n)."
+            f"{options.curve.estimator}: make it with calibration_curve(estimator, n, ambient)."
+        )
+    if options.curve is not None:
+        _check_alike(options, options.curve)
+
+
+def _check_alike(options: CalibratedEstimator, curve: CalibrationCurve) -> None:
+    """Raise where an option of the simulation is neither left out nor that of the ready curve."""
+    of_curve = {name: getattr(curve, name) for name in ("families", "n_replicates", "embedding", "seed")}
+    of_curve["grid"] = tuple(curve.grid.astype(int).tolist())
+    for name, value in of_curve.items():
+        given = getattr(options, name)
+        default = CalibratedEstimator.__dataclass_fields__[name].default
+        if (tuple(given) if isinstance(given, list) else given) not in (default, value):
+            raise ValueError(
+                f"`{name}` must be left out beside a `curve`, whose own is {value!r}, got {given!r}: for another make "
+                f"the curve with calibration_curve(estimator, n, ambient, {name}={given!r})."
+            )
+
+
+def _check_cloud(curve: CalibrationCurve, n: int, ambient: int | None) -> None:
+    """Raise unless the ready curve is for clouds of n distinct points in so many coordinates."""
+    remedy = f"make it with calibration_curve(estimator, {n}, {'ambient' if ambient is None else ambient})"
+    if curve.n != n:
+        raise ValueError(f"`curve` must be for the {n} distinct points of this cloud, got one for {curve.n}: {remedy}.")
+    if ambient is None or curve.ambient is None:
+        return
+    if curve.embedding == "full" and curve.ambient != ambient:
+        raise ValueError(
+            f"`curve` must be for the {ambient} coordinates of this cloud, got one with embedding='full' for "
+            f"{curve.ambient}: {remedy[:-1]}, embedding='full')."
+        )
+    if curve.ambient < ambient and curve.grid[-1] == curve.ambient:
+        raise ValueError(
+            f"`curve` must reach beyond {curve.ambient} dimensions for the {ambient} coordinates of this cloud, got "
+            f"one for {curve.ambient} coordinates: {remedy}."
         )

@@ -4,6 +4,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,14 @@ _LARGEST_DIMENSION = 1024
 _BELOW, _FINE = 5.0, 2000  # how far below the grid curves go, on the scale of logarithms; points there and within
 _WINDOW, _SPREAD_WINDOW = 5, 9  # grid points that share in one value of the smoothed curve, and of its spread
 _MARGIN = 4.0  # spreads by which the simulated range passes the raw estimate
-# Errors that cost neither time nor neighbours: the raw error is not used inside the simulation.
-_CHEAP_INTERVALS = {"twonn": "chi2", "mle": "pointwise", "gride": "fisher"}
-_CHEAP_INTERVALS |= {f"local:{name}": "none" for name in _CHEAP_INTERVALS}
+# Errors that cost neither time nor neighbours, for our own classes alone: what a field means elsewhere is unknown.
+_CHEAP_INTERVALS = {
+    "gelora_estimators.twonn.TwoNN": "chi2",
+    "gelora_estimators.mle.MLE": "pointwise",
+    "gelora_estimators.gride.Gride": "fisher",
+    "gelora_estimators.local.LocalDimension": "none",
+    "gelora_estimators.spectral.Spectral": "none",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class CalibrationCurve:
         Mean and standard deviation of the raw estimates.
     n_replicates, seed : int
         Clouds behind each of them, and what they were drawn from.
+    embedding : {"minimal", "full"}
+        Coordinates of the simulated clouds: as few as they need, or ``ambient``.
     """
 
     n: int
@@ -93,16 +101,20 @@ class CalibrationCurve:
     sd: FloatArray
     n_replicates: int
     seed: int
+    embedding: str = "minimal"
 
-    def correct(self, raw: float, *, confidence: float = 0.95) -> Correction:
+    def correct(self, raw: float, *, confidence: float = 0.95, ambient: int | None = None) -> Correction:
         """Return the dimensions that explain a raw estimate.
 
         On logarithmic scales each family's means are smoothed (quadratic fits over 5 grid points), made
         monotone and joined by a monotone cubic; below the grid raw and true dimension are taken to be
         proportional. The interval inverts a test: d stays unless log(raw) is outside of its central
         ``confidence`` range at d, by Student's t with the spread pooled over families and 9 grid
-        points, the error of the curve included. Families are joined by their envelope.
+        points, the error of the curve included. Families are joined by their envelope. No number
+        exceeds ``ambient``, the coordinates of the cloud, by default those of the curve.
         """
+        known = self.ambient if ambient is None else ambient
+        ceiling = float("inf") if known is None else float(known)
         nodes = np.log(self.grid)
         smoother = _smoother(nodes)
         variance, freedom = self._pooled_variance()
@@ -117,17 +129,15 @@ class CalibrationCurve:
         seen = float(np.log(raw))
         # The last one exactly, so that no rounding takes the interval off the number of coordinates.
         dimensions = np.append(np.exp(level[:-1]), self.grid[-1])
-        by_family = np.array([np.interp(seen, curve, dimensions) for curve in curves])
+        by_family = np.minimum([np.interp(seen, curve, dimensions) for curve in curves], ceiling)
         low = min(float(np.interp(seen, curve, dimensions)) for curve in highest)
         high = max(float(np.interp(seen, curve, dimensions)) for curve in lowest)
-        bounded = self.grid[-1] == self.ambient or all(float(curve[-1]) > seen for curve in lowest)
-        if not bounded:
-            high = float("inf") if self.ambient is None else float(self.ambient)
+        bounded = bool(self.grid[-1] >= ceiling) or all(float(curve[-1]) > seen for curve in lowest)
         place = int(np.searchsorted(dimensions, by_family.mean()).clip(1, len(level) - 1))
         slopes = [(curve[place] - curve[place - 1]) / (level[place] - level[place - 1]) for curve in curves]
         return Correction(
             dimension=float(by_family.mean()),
-            interval=(low, high),
+            interval=(min(low, ceiling), min(high, ceiling) if bounded else ceiling),
             by_family=by_family,
             spread=float(np.interp(level[place], nodes, np.sqrt(variance))),
             slope=float(np.mean(slopes)),
@@ -169,6 +179,8 @@ def calibration_curve(
 
     Raises
     ------
+    ValueError
+        For an option outside its range, or a ``grid`` whose clouds do not fit into ``ambient`` coordinates.
     DegenerateCloudError
         If the estimator finds no dimension on the simulated clouds.
 
@@ -181,6 +193,8 @@ def calibration_curve(
     """
     check_simulation(families, n_replicates, grid, embedding, seed)
     check_integer("n", n, minimum=2)
+    if ambient is not None:
+        check_integer("ambient", ambient, minimum=1)
     simulation = _Simulation(
         estimator=without_error(estimator),
         n=n,
@@ -191,7 +205,12 @@ def calibration_curve(
     )
     limit = _limit(simulation.families, ambient, embedding)
     if grid is not None:
-        drawn = {d: simulation.reads(d) for d in sorted(set(grid))}
+        if embedding == "full" and max(grid) > limit:
+            raise ValueError(
+                f"`grid` must end at {limit} for embedding='full' and the families {simulation.families} in {ambient} "
+                f"coordinates, got {max(grid)}: leave the larger ones out."
+            )
+        drawn = {d: simulation.reads(d) for d in grid}
     elif covering is not None:
         drawn = _cover(simulation, _powers(limit), min(covering), max(covering))
     else:
@@ -213,6 +232,7 @@ def calibration_curve(
         sd=table.std(axis=-1, ddof=1),
         n_replicates=n_replicates,
         seed=seed,
+        embedding=embedding,
     )
 
 
@@ -226,15 +246,29 @@ def check_simulation(
     ValueError
         Naming the option, the requirement and the value received.
     """
-    if not families:
-        raise ValueError(f"`families` must name at least one of {', '.join(FAMILIES)}, got none: pass ('ball',).")
+    if isinstance(families, str) or not isinstance(families, Sequence) or not families:
+        raise ValueError(
+            f"`families` must be a tuple that names at least one of {', '.join(FAMILIES)}, got {families!r}: pass "
+            f'families=("{families if families in tuple(FAMILIES) else "ball"}",).'
+        )
     for family in families:
         check_choice("families", family, tuple(FAMILIES))
     check_integer("n_replicates", n_replicates, minimum=3)
-    for d in () if grid is None else grid:
-        check_integer("grid", d, minimum=1)
+    if grid is not None:
+        _check_grid(grid)
     check_choice("embedding", embedding, ("minimal", "full"))
     check_integer("seed", seed, minimum=0)
+
+
+def _check_grid(grid: Sequence[int]) -> None:
+    if not isinstance(grid, Sequence) or not grid:
+        raise ValueError(f"`grid` must be a tuple of at least one dimension, got {grid!r}: pass grid=(2, 4, 8), say.")
+    for d in grid:
+        check_integer("grid", d, minimum=1)
+    if any(after <= before for before, after in pairwise(grid)):
+        raise ValueError(
+            f"`grid` must ascend, each dimension once, got {tuple(grid)}: pass {tuple(sorted(set(grid)))}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,15 +348,16 @@ def _limit(families: Sequence[str], ambient: int | None, embedding: str) -> int:
 
 
 def without_error(estimator: DimensionEstimator) -> DimensionEstimator:
-    """Return the estimator with the cheapest error it offers."""
-    fields = getattr(estimator, "__dataclass_fields__", {})
-    changes: dict[str, Any] = {}
-    if "interval" in fields and estimator_name(estimator) in _CHEAP_INTERVALS:
-        changes["interval"] = _CHEAP_INTERVALS[estimator_name(estimator)]
-    if "n_subsamples" in fields:
-        changes["n_subsamples"] = 4
+    """Return the estimator with the cheapest error it offers; any but our own as it is."""
     settings: Any = estimator
-    cheap: DimensionEstimator = replace(settings, **changes) if changes else estimator
+    interval = _CHEAP_INTERVALS.get(f"{type(estimator).__module__}.{type(estimator).__qualname__}")
+    if interval is None:
+        return estimator
+    if getattr(settings, "fit", None) == "posterior":
+        interval = "posterior"
+    # Without halves their number means nothing; the default keeps equal estimators equal.
+    halves = settings.__dataclass_fields__["n_subsamples"].default
+    cheap: DimensionEstimator = replace(settings, interval=interval, n_subsamples=halves)
     return cheap
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gelora_estimators.neighbors import count_within, nearest_distances, resolve_device
-from gelora_estimators.options import check_integer, check_number
+from gelora_estimators.options import check_device, check_integer, check_number
 from gelora_estimators.points import IndexArray, as_points
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import check_distances, normal_interval
@@ -87,6 +87,7 @@ class CorrelationIntegral:
         if self.scan_to is not None:
             check_integer("scan_to", self.scan_to, minimum=2)
         check_number("confidence", self.confidence, low=0.0, high=1.0)
+        check_device(self.device)
 
     @property
     def k(self) -> int:
@@ -137,9 +138,10 @@ class CorrelationIntegral:
         DegenerateCloudError
             Where no dimension is defined, with the counts.
         ValueError
-            For arrays that are no neighbour lists, or lists that end too early without ``points``.
+            For arrays that are no neighbour lists, other ``points`` than rows, or lists that end too early
+            without ``points``.
         """
-        check_distances(distances, n, indices, columns=self.k2, fewest_points=self._fewest_points)
+        check_distances(distances, n, indices, columns=self.k2, fewest_points=self._fewest_points, points=points)
         count = None if points is None else partial(count_within, points, device=self.device)
         return self._estimate(distances, n, count)
 

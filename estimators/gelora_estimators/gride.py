@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import digamma
 
 from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_integer, check_number
+from gelora_estimators.options import check_choice, check_device, check_integer, check_number
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.scale_choice import adaptive_dimension, choose_scale, dimensions_of_halves, fit_p_value
@@ -59,7 +59,8 @@ class Gride:
         "kstar": in neighbourhoods of constant density, one size for each point, with the binomial
         estimator ABIDE (DiNoia2024, `adaptive_dimension`); n1 and n2 give its first guess.
     scan_to : int, optional
-        Largest n2 of a scan n2 = 2 n1 = 2, 4, 8, … into ``dimension_by_scale`` (64 in the paper).
+        Largest n2 of a scan n2 = 2 n1 = 2, 4, 8, … into ``dimension_by_scale`` (64 in the paper);
+        a scale at which every ratio is 1 is NaN there.
         By default none for "fixed", 64 for "plateau", and 128 for "kstar", whose neighbourhoods
         hold no more points than this, and no more than a quarter of the cloud.
     interval : {"fisher", "subsampling"}
@@ -138,6 +139,7 @@ class Gride:
         check_choice("interval", self.interval, ("fisher", "subsampling"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
+        check_device(self.device)
 
     @property
     def k(self) -> int:
@@ -226,7 +228,7 @@ class Gride:
         near: int | None = None,
     ) -> DimensionEstimate:
         orders = [order for order in self._scan if order <= distances.shape[1]]
-        scan = np.array([likelihood_dimension(distances, order // 2, order) for order in orders]).reshape(-1, 2)
+        scan = scan_dimensions(distances, orders)
         if self.scale == "kstar":
             reading = self._read_adaptively(distances, indices, rng)
         else:
@@ -264,14 +266,17 @@ class Gride:
         """Return the orders to read at, and what the choice rests on."""
         if self.scale == "fixed":
             return self.n1, self.n2, {}
+        defined = np.flatnonzero(np.isfinite(scan[:, 0]))
+        orders, scan = [orders[at] for at in defined], scan[defined]
         plateau = choose_scale(scan[:, 0], scan[:, 1])
         if plateau is None:
-            warnings.warn(
+            reason = (
                 f"the dimension depends on the scale: {len(orders)} scales from {scan[0, 0]:.4g} at n2 = {orders[0]} "
-                f"to {scan[-1, 0]:.4g} at n2 = {orders[-1]} hold no plateau, so n1 = {self.n1}, n2 = {self.n2} is "
-                "reported.",
-                stacklevel=4,
+                f"to {scan[-1, 0]:.4g} at n2 = {orders[-1]} hold no plateau"
+                if orders
+                else "no scale of the scan has a dimension"
             )
+            warnings.warn(f"{reason}, so n1 = {self.n1}, n2 = {self.n2} is reported.", stacklevel=4)
             n1, n2 = self.n1, self.n2
             found = [float("nan")] * 4
         else:
@@ -326,7 +331,7 @@ class Gride:
             if bool(np.isfinite(halves).all()):
                 spread = halves - halves.mean(axis=1, keepdims=True)
                 standard_error = float(np.sqrt(np.square(spread).mean()))
-                replicates = np.asarray(found.dimension + spread.ravel()[: self.n_subsamples])
+                replicates = np.asarray(found.dimension + spread.ravel())
         diagnostics: dict[str, float | FloatArray] = {
             "neighborhoods": found.neighborhoods.astype(np.float64),
             "mean_neighborhood": float(found.neighborhoods.mean()),
@@ -338,6 +343,15 @@ class Gride:
         }
         radius = np.take_along_axis(nearest, found.neighborhoods[:, None] - 1, axis=1)
         return _Reading(found.dimension, standard_error, float(radius.mean()), replicates, diagnostics)
+
+
+def scan_dimensions(distances: FloatArray, orders: list[int]) -> FloatArray:
+    """Return dimension and error at n1 = n2/2 for each n2, shape (n_orders, 2); NaN where every ratio is 1."""
+    scan = np.full((len(orders), 2), np.nan)
+    for row, order in enumerate(orders):
+        if bool((distances[:, order - 1] > distances[:, order // 2 - 1]).any()):
+            scan[row] = likelihood_dimension(distances, order // 2, order)
+    return scan
 
 
 def likelihood_dimension(distances: FloatArray, n1: int, n2: int) -> tuple[float, float]:

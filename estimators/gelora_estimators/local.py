@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from gelora_estimators.gride import Gride
 from gelora_estimators.mle import MLE, log_ratio_sums
 from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_integer, check_number
+from gelora_estimators.options import check_choice, check_device, check_integer, check_number, check_orders
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
@@ -118,10 +118,12 @@ class LocalDimension:
         check_choice("interval", self.interval, ("subsampling", "none"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=4)
-        first, last = self._orders
-        check_integer("k1" if self.estimator == "mle" else "n1", first, minimum=2 if self.estimator == "mle" else 1)
-        check_integer("k2" if self.estimator == "mle" else "n2", last, minimum=first + (self.estimator != "mle"))
-        if self.estimator == "twonn" and (first, last) != _ORDERS["twonn"]:
+        check_device(self.device)
+        names, least, gap = (("k1", "k2"), 2, 0) if self.estimator == "mle" else (("n1", "n2"), 1, 1)
+        check_orders("orders", self._orders, names=names, minimum=least, gap=gap)
+        if self.orders is not None:  # a list, as JSON gives it back, would leave the instance without a hash
+            object.__setattr__(self, "orders", tuple(self.orders))
+        if self.estimator == "twonn" and self._orders != _ORDERS["twonn"]:
             raise ValueError(f"`orders` of 'twonn' must be (1, 2), got {self.orders}: use 'gride' for others.")
 
     @property
@@ -197,7 +199,7 @@ class LocalDimension:
 
     @property
     def _orders(self) -> tuple[int, int]:
-        return self.orders or _ORDERS[self.estimator]
+        return _ORDERS[self.estimator] if self.orders is None else self.orders
 
     @property
     def _fewest_points(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_flag, check_integer, check_number
+from gelora_estimators.options import check_choice, check_device, check_flag, check_integer, check_number
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
@@ -107,12 +107,16 @@ class MLE:
         check_choice("average", self.average, ("inverse", "mean"))
         check_flag("unbiased", self.unbiased)
         check_flag("pointwise", self.pointwise)
-        # (k − 2)/T_k is zero at k = 2, at every point.
-        check_integer("k1", self.k1, minimum=3 if self.unbiased and (self.average == "mean" or self.pointwise) else 2)
+        single = "average='mean'" if self.average == "mean" else "pointwise=True" if self.pointwise else ""
+        if self.unbiased and single:
+            remedy = f", or unbiased=False: with {single} each point reads (k − 2)/T_k, which is zero at k = 2"
+            check_integer("k1", self.k1, minimum=3, remedy=remedy)
+        check_integer("k1", self.k1, minimum=2)
         check_integer("k2", self.k2, minimum=self.k1)
         check_choice("interval", self.interval, ("subsampling", "pointwise"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
+        check_device(self.device)
 
     @property
     def k(self) -> int:

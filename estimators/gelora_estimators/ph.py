@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from gelora_estimators.homology import BACKENDS, GrowthLine, bars, check_backend, growth_line, log_energy
 from gelora_estimators.neighbors import resolve_device
-from gelora_estimators.options import check_choice, check_integer, check_number
+from gelora_estimators.options import check_choice, check_device, check_integer, check_number
 from gelora_estimators.points import DistinctRows, IndexArray, distinct_rows, refuse_repeated_vectors
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.spanning_tree import minimum_spanning_tree, pairwise_distances, subset_tree_lengths
@@ -169,6 +169,7 @@ class PersistentHomology:
         check_integer("min_points", self.min_points, minimum=4)
         check_integer("max_points", self._largest, minimum=2 * self.min_points)
         check_number("confidence", self.confidence, low=0.0, high=1.0)
+        check_device(self.device)
         # Lists, as JSON gives them back, become tuples: a frozen instance should be hashable.
         if isinstance(self.alpha, Sequence | np.ndarray):
             object.__setattr__(self, "alpha", tuple(float(power) for power in self.alpha))

@@ -309,7 +309,13 @@ def check_distances(
             f"`points` must hold one row for each row of `distances`, {n_distinct}, got {len(points)}: "
             "pass the distinct points, in the order of the search."
         )
-    if n_distinct < fewest_points or found < columns:
+    if n_distinct < fewest_points:
+        # The sentence of `distinct_rows`, so that one cloud has one reason, whoever searched it.
+        raise DegenerateCloudError(
+            f"the dimension is undefined: {n_distinct} distinct points ({n} points, {n - n_distinct} of them copies), "
+            f"but at least {fewest_points} are needed."
+        )
+    if found < columns:
         raise DegenerateCloudError(
             f"the dimension is undefined: {n_distinct} distinct points with {found} neighbours each, but at least "
             f"{fewest_points} points with {columns} neighbours are needed."

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import gammainccinv, gammaincinv
 
 from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_integer, check_number
+from gelora_estimators.options import check_applies, check_choice, check_device, check_integer, check_number
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
@@ -73,7 +73,7 @@ class TwoNN:
     Raises
     ------
     ValueError
-        For an option outside its range, or an interval that does not go with the fit.
+        For an option outside its range, or that does not go with the fit.
 
     Notes
     -----
@@ -133,6 +133,9 @@ class TwoNN:
         check_choice("form", self.form, tuple(_CORRECTION))
         check_number("prior_shape", self.prior_shape, low=0.0, high=np.inf, closed_low=True)
         check_number("prior_rate", self.prior_rate, low=0.0, high=np.inf, closed_low=True)
+        check_applies("form", self.form, default="unbiased", other="fit", needed="likelihood", chosen=self.fit)
+        for name, value in (("prior_shape", self.prior_shape), ("prior_rate", self.prior_rate)):
+            check_applies(name, value, default=0.001, other="fit", needed="posterior", chosen=self.fit)
         if self.interval in ("chi2", "posterior") and self.interval not in _INTERVALS[self.fit]:
             raise ValueError(
                 f"`interval` must be one of {', '.join(map(repr, _INTERVALS[self.fit]))} with fit={self.fit!r}, got "
@@ -143,6 +146,7 @@ class TwoNN:
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
         check_integer("decimations", self.decimations, minimum=0)
+        check_device(self.device)
 
     @property
     def k(self) -> int:
@@ -231,7 +235,7 @@ class TwoNN:
             )
         diagnostics: dict[str, float | FloatArray] = {
             "n_copies": float(n - len(distances)),
-            "n_kept": float(_count_kept(len(distances), self.discard)),
+            "n_kept": float(self._count_used(len(distances))),
             "mean_r1": float(nearest[:, 0].mean()),
             "mean_r2": float(nearest[:, 1].mean()),
             "error_from_subsampling": float(error is not None),
@@ -294,6 +298,10 @@ class TwoNN:
             return regression_dimension(log_ratios, self.discard)
         return likelihood_dimension(log_ratios, self.discard, form=self.form)
 
+    def _count_used(self, n: int) -> int:
+        """Return how many of n ratios the fit uses: the regression never the last."""
+        return min(_count_kept(n, self.discard), n - (self.fit == "regression"))
+
     def _posterior(self, nearest: FloatArray) -> tuple[float, float]:
         """Return shape and rate of the Gamma posterior."""
         total, n_kept = censored_sum(np.log(nearest[:, 1] / nearest[:, 0]), self.discard)
@@ -304,7 +312,7 @@ class TwoNN:
         if self.fit == "posterior":
             shape, rate = self._posterior(nearest)
             return float(np.sqrt(shape)) / rate, gamma_interval(shape, rate, self.confidence)
-        n_kept = _count_kept(len(nearest), self.discard)
+        n_kept = self._count_used(len(nearest))
         if self.fit == "regression":
             # An approximation: the variance of the slope is a little larger than that of (m − 1)/T.
             total = (n_kept - 1) / dimension

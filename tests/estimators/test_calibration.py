@@ -15,6 +15,7 @@ from gelora_estimators import (
     InformationCeilingWarning,
     LocalDimension,
     PersistentHomology,
+    Spectral,
     TwoNN,
     calibrated,
     check_estimator,
@@ -34,7 +35,7 @@ def shared_curve(estimator, n_replicates=6):
     return calibration_curve(estimator, 1000, 64, grid=GRID, n_replicates=n_replicates)
 
 
-def power_law(*, factor=0.8, power=0.9, spread=0.02, n_replicates=20, ambient=None, top=6):
+def power_law(*, factor=0.8, power=0.9, spread=0.02, n_replicates=20, ambient=None, top=6, embedding="minimal"):
     """Return a curve that reads factor · d^power exactly, as if both families agreed."""
     grid = 2.0 ** np.arange(top)
     mean = np.tile(factor * grid**power, (2, 1))
@@ -48,6 +49,7 @@ def power_law(*, factor=0.8, power=0.9, spread=0.02, n_replicates=20, ambient=No
         sd=spread * mean,
         n_replicates=n_replicates,
         seed=0,
+        embedding=embedding,
     )
 
 
@@ -60,6 +62,43 @@ class Coordinates:
     def __call__(self, points, *, rng):
         rank = float(np.linalg.matrix_rank(points - points.mean(axis=0)))
         return DimensionEstimate(dimension=rank, n_points=len(points))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """Somebody's estimator that takes lists of distances and nothing else; its fields are its own business."""
+
+    interval: str = "chi2"
+    n_subsamples: int = 7
+    name: str = "twonn"
+    k: int = 2
+
+    def __call__(self, points, *, rng):
+        found = nearest_distances(points, self.k)
+        return self.from_distances(found.distances, len(points), rng)
+
+    def from_distances(self, distances, n, rng):
+        ratios = distances[:, 1] / distances[:, 0]
+        return DimensionEstimate(dimension=float(1.0 / np.log(ratios).mean()), n_points=n)
+
+
+class Keywords(Plugin):
+    """The same, noting what else it is offered."""
+
+    def from_distances(self, distances, n, rng, **lists):
+        OFFERED.append(set(lists))
+        return super().from_distances(distances, n, rng)
+
+
+class Pointed(Plugin):
+    """The same, taking the points alone."""
+
+    def from_distances(self, distances, n, rng, *, points=None):
+        OFFERED.append(None if points is None else {"points"})
+        return super().from_distances(distances, n, rng)
+
+
+OFFERED = []
 
 
 @pytest.mark.smoke
@@ -112,6 +151,65 @@ def test_a_raw_value_beyond_the_simulated_range_is_bounded_by_the_coordinates_al
     whole = power_law(ambient=32).correct(raw)  # every dimension that fits was simulated
     assert whole.bounded
     assert whole.interval[1] == whole.dimension == 32.0
+
+
+def test_the_coordinates_of_the_cloud_at_hand_are_the_ceiling():
+    raw = 0.8 * 20.0**0.9
+    for curve in (power_law(), power_law(ambient=500), power_law(ambient=10)):
+        free = curve.correct(raw, ambient=1000)
+        assert free.dimension == pytest.approx(20.0, rel=1e-3)
+        capped = curve.correct(raw, ambient=15)
+        assert (capped.dimension, capped.interval, capped.bounded) == (15.0, (15.0, 15.0), True)
+        assert bool((capped.by_family == 15.0).all())
+        near = curve.correct(raw, ambient=20)
+        assert near.interval == (free.interval[0], 20.0)
+    beyond = power_law(ambient=500).correct(0.8 * 60.0**0.9, ambient=70)
+    assert (beyond.interval[1], beyond.bounded) == (70.0, False)
+
+
+def test_a_ready_curve_takes_the_ceiling_from_the_cloud():
+    cloud = gaussian(100, 3, 3, np.random.default_rng(0))
+    wide = np.concatenate([cloud, np.zeros((100, 12))], axis=1)
+    curve = power_law(ambient=64)
+    estimator = calibrated(TwoNN(), curve=curve, precision=9.0)
+    narrow, padded = (estimator(one, rng=np.random.default_rng(0)) for one in (cloud, wide))
+    raw = padded.diagnostics["raw_dimension"]
+    assert padded.interval == curve.correct(raw).interval
+    assert padded.interval[1] > 3.0
+    assert narrow.interval == (min(padded.interval[0], 3.0), 3.0)
+    assert narrow.dimension <= 3.0
+    short = calibrated(TwoNN(), curve=power_law(ambient=64, top=1))  # simulates nothing but lines
+    with pytest.warns(InformationCeilingWarning, match="do not bound it above"):
+        assert short(wide, rng=np.random.default_rng(0)).interval[1] == 15.0
+    found = nearest_distances(cloud, estimator.k)
+    lists = {"indices": found.indices, "points": cloud}
+    shared = estimator.from_distances(found.distances, 100, np.random.default_rng(0), **lists)
+    assert shared.interval == narrow.interval
+    blind = estimator.from_distances(found.distances, 100, np.random.default_rng(0), indices=found.indices)
+    assert blind.interval == curve.correct(blind.diagnostics["raw_dimension"]).interval
+
+
+def test_a_curve_that_ends_at_fewer_coordinates_is_refused():
+    cloud = gaussian(100, 9, 15, np.random.default_rng(0))
+    match = r"`curve` must reach beyond 4 dimensions for the 15 coordinates.*calibration_curve\(estimator, 100, 15\)"
+    with pytest.raises(ValueError, match=match):
+        calibrated(TwoNN(), curve=power_law(ambient=4, top=3))(cloud, rng=np.random.default_rng(0))
+    match = r"`curve` must be for the 15 coordinates.*for 64: .*\(estimator, 100, 15, embedding='full'\)"
+    full = power_law(ambient=64, embedding="full")
+    with pytest.raises(ValueError, match=match):
+        calibrated(TwoNN(), curve=full)(cloud, rng=np.random.default_rng(0))
+
+
+def test_options_that_contradict_a_ready_curve_are_refused():
+    curve = power_law()
+    alike = {"families": ("ball", "sphere"), "n_replicates": 20, "grid": (1, 2, 4, 8, 16, 32), "seed": 0}
+    calibrated(TwoNN(), curve=curve, **alike)
+    calibrated(TwoNN(), curve=power_law(ambient=9, embedding="full"), embedding="full")
+    for options in ({"families": ("cube",)}, {"n_replicates": 5}, {"grid": (2, 4)}, {"embedding": "full"}, {"seed": 3}):
+        (name,) = options
+        match = rf"`{name}` must be left out beside a `curve`, .*calibration_curve\(estimator, n, ambient, {name}="
+        with pytest.raises(ValueError, match=match):
+            calibrated(TwoNN(), curve=curve, **options)
 
 
 def test_curves_rise_whatever_the_noise():
@@ -262,6 +360,32 @@ def test_neighbour_lists_are_offered_only_where_the_estimator_takes_them():
     assert not hasattr(calibrated(PersistentHomology()), "k")
 
 
+@pytest.mark.parametrize(
+    ("kind", "offered"), [(Plugin, None), (Keywords, {"indices", "points"}), (Pointed, {"points"})]
+)
+def test_a_plug_in_gets_only_the_lists_its_signature_takes(kind, offered):
+    cloud = sphere(100, 3, 6, np.random.default_rng(0))
+    estimator = calibrated(kind(), grid=(2, 3, 4, 6), n_replicates=3, precision=9.0)
+    direct = estimator(cloud, rng=np.random.default_rng(0))
+    found = nearest_distances(cloud, 5)
+    OFFERED.clear()
+    lists = {"indices": found.indices, "points": cloud}
+    shared = estimator.from_distances(found.distances, 100, np.random.default_rng(0), **lists)
+    assert (shared.dimension, shared.interval) == (direct.dimension, direct.interval)
+    assert OFFERED[:1] == ([] if offered is None else [offered])
+    OFFERED.clear()
+    estimator.from_distances(found.distances, 100, np.random.default_rng(0))
+    assert OFFERED[:1] == {Plugin: [], Keywords: [set()], Pointed: [None]}[kind]
+
+
+def test_the_device_is_that_of_the_estimator_if_it_has_one():
+    assert calibrated(TwoNN(device="cpu")).device == "cpu"
+    assert calibrated(TwoNN()).device == "auto"
+    assert not hasattr(calibrated(Plugin()), "device")
+    with pytest.raises(AttributeError, match="'Plugin' object has no attribute 'device'"):
+        calibrated(Plugin()).device  # noqa: B018
+
+
 def test_an_estimator_of_another_kind_is_corrected_too():
     cloud = gaussian(120, 3, 12, np.random.default_rng(0))
     estimator = PersistentHomology(n_sizes=4, n_draws=3, n_repetitions=1, min_points=30)
@@ -293,31 +417,51 @@ def test_full_embedding_draws_in_as_many_coordinates_as_the_cloud_has():
 
 
 def test_the_simulation_spares_errors_and_nothing_else():
-    assert without_error(TwoNN(discard=0.2)) == TwoNN(discard=0.2, interval="chi2", n_subsamples=4)
+    assert without_error(TwoNN(discard=0.2, n_subsamples=9)) == TwoNN(discard=0.2, interval="chi2")
+    assert without_error(TwoNN(fit="posterior")) == TwoNN(fit="posterior", interval="posterior")
+    assert without_error(TwoNN(fit="likelihood")) == TwoNN(fit="likelihood", interval="chi2")
     assert without_error(MLE()).interval == "pointwise"
     assert without_error(Gride(interval="subsampling")).interval == "fisher"
     assert without_error(LocalDimension()).interval == "none"
-    assert without_error(Coordinates()) == Coordinates()
+    assert without_error(Spectral(method="entropy")) == Spectral(method="entropy", interval="none")
     cloud = sphere(300, 4, 9, np.random.default_rng(0))
-    for estimator in (TwoNN(), MLE(), Gride(interval="subsampling"), LocalDimension()):
+    posterior = TwoNN(fit="posterior")
+    for estimator in (TwoNN(), posterior, MLE(), Gride(interval="subsampling"), LocalDimension(), Spectral()):
         bare = without_error(estimator)(cloud, rng=np.random.default_rng(0))
         assert bare.dimension == estimator(cloud, rng=np.random.default_rng(0)).dimension
 
 
+def test_no_estimator_of_others_is_altered_for_the_simulation():
+    class TwoNN2(TwoNN):
+        __slots__ = ()
+
+    for estimator in (Coordinates(), Plugin(), Keywords(), TwoNN2(), PersistentHomology()):
+        assert without_error(estimator) is estimator
+
+
 def test_a_curve_of_another_n_or_estimator_is_refused():
     cloud = ball(90, 3, 5, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="`curve` must be for the 90 distinct points of this cloud, got one for 100"):
+    match = r"`curve` must be for the 90 distinct .* got one for 100: .*calibration_curve\(estimator, 90, 5\)"
+    with pytest.raises(ValueError, match=match):
         calibrated(TwoNN(), curve=power_law())(cloud, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"`curve` must be of the same estimator, MLE\(.*got one of TwoNN\("):
+    with pytest.raises(
+        ValueError, match=r"`curve` must be of the same estimator, MLE\(.*got one of TwoNN\(.*\(estimator, n, ambient\)"
+    ):
         calibrated(MLE(), curve=power_law())
 
 
 def test_options_outside_their_range_are_refused():
     for options, match in (
-        ({"families": ()}, "`families` must name at least one"),
+        ({"families": ()}, r'`families` must be a tuple that names at least one .* pass families=\("ball",\)'),
+        ({"families": "cube"}, r"`families` must be a tuple .*got 'cube': pass families=\(\"cube\",\)"),
+        ({"families": 3}, r'`families` must be a tuple .*got 3: pass families=\("ball",\)'),
         ({"families": ("torus",)}, "`families` must be one of"),
         ({"n_replicates": 2}, "`n_replicates` must be an integer of at least 3"),
         ({"grid": (0, 2)}, "`grid` must be an integer of at least 1"),
+        ({"grid": (2, 2.5)}, "`grid` must be an integer of at least 1, got 2.5"),
+        ({"grid": ()}, r"`grid` must be a tuple of at least one dimension, got \(\)"),
+        ({"grid": 5}, "`grid` must be a tuple of at least one dimension, got 5"),
+        ({"grid": (4, 2, 4)}, r"`grid` must ascend, each dimension once, got \(4, 2, 4\): pass \(2, 4\)"),
         ({"confidence": 1.0}, "`confidence` must be a number in"),
         ({"precision": 0.0}, "`precision` must be a number in"),
         ({"embedding": "none"}, "`embedding` must be one of"),
@@ -329,6 +473,21 @@ def test_options_outside_their_range_are_refused():
         calibrated(TwoNN)
 
 
+def test_a_grid_beyond_the_coordinates_of_the_cloud_never_takes_the_result_there():
+    cloud = gaussian(100, 3, 3, np.random.default_rng(0))
+    estimator = calibrated(TwoNN(), grid=[2, 4, 6, 8, 11, 16], n_replicates=3, precision=9.0)
+    assert estimator.grid == (2, 4, 6, 8, 11, 16)
+    assert hash(estimator) == hash(calibrated(TwoNN(), grid=(2, 4, 6, 8, 11, 16), n_replicates=3, precision=9.0))
+    found = estimator(cloud, rng=np.random.default_rng(0))
+    assert found.interval[1] == 3.0
+    assert found.dimension <= 3.0
+    match = r"`grid` must end at 2 for embedding='full' and the families .* in 3 coordinates, got 16"
+    with pytest.raises(ValueError, match=match):
+        calibrated(TwoNN(), grid=(2, 16), embedding="full")(cloud, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="`ambient` must be an integer of at least 1, got 0"):
+        calibration_curve(TwoNN(), 100, 0)
+
+
 def test_an_estimator_without_a_number_on_the_simulated_clouds_has_no_curve():
     def undefined(points, *, rng):
         raise DegenerateCloudError("no number")
@@ -338,7 +497,7 @@ def test_an_estimator_without_a_number_on_the_simulated_clouds_has_no_curve():
 
 
 def test_the_contract_holds():
-    curve = calibration_curve(TwoNN(), 300, 12, grid=(1, 2, 3, 4, 6, 8, 12), n_replicates=6)
+    curve = calibration_curve(TwoNN(), 300, grid=(1, 2, 3, 4, 6, 8, 12), n_replicates=6)
     check_estimator(calibrated(TwoNN(n_subsamples=10), curve=curve), n=300)
 
 

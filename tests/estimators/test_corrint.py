@@ -169,6 +169,14 @@ def test_fewer_points_than_neighbours_are_refused_with_the_counts():
         CorrelationIntegral().from_distances(np.ones((300, 15)), 300, rng())
 
 
+def test_points_that_do_not_belong_to_the_lists_are_refused():
+    cloud = gaussian(150, 3, 6, rng())
+    found = nearest_distances(cloud, 21)
+    for other in (cloud[:149], np.concatenate([cloud, cloud[:1]])):
+        with pytest.raises(ValueError, match=f"`points` must hold one row for each .*, 150, got {len(other)}"):
+            CorrelationIntegral().from_distances(found.distances, 151, rng(), indices=found.indices, points=other)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

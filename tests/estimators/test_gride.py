@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import betaln
+from scipy.stats import t as student_t
 
 from gelora_estimators import (
     DegenerateCloudError,
@@ -171,6 +172,54 @@ def test_a_regular_grid_is_refused():
     grid = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
     with pytest.raises(DegenerateCloudError, match="neighbours 1 and 2 are equally far in all 36 points"):
         Gride()(grid, rng=np.random.default_rng(0))
+
+
+def lattice(size):
+    """Return a cubic grid, in which the nearest neighbours of every point are equally far."""
+    axis = np.arange(float(size))
+    return np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
+
+
+def test_a_scale_without_a_dimension_is_nan_and_leaves_the_number_alone():
+    alone = Gride(n1=1, n2=8)(lattice(5), rng=np.random.default_rng(0))
+    found = Gride(n1=1, n2=8, scan_to=8)(lattice(5), rng=np.random.default_rng(0))
+    assert (found.dimension, found.interval) == (alone.dimension, alone.interval)
+    assert found.scales.tolist() == [2, 4, 8]
+    for values in (found.dimension_by_scale, found.diagnostics["standard_error_by_scale"]):
+        assert np.isnan(values).tolist() == [True, False, False]
+    assert found.diagnostics["mean_radius_by_scale"][0] == 1.0
+    assert found.dimension_by_scale[1] == Gride(n1=2, n2=4)(lattice(5), rng=np.random.default_rng(0)).dimension
+
+
+def test_a_scale_without_a_dimension_is_left_out_of_the_plateau():
+    rng = np.random.default_rng(18)
+    distances = np.sort(rng.random((500, 70)), axis=1) ** (1.0 / 3.0)
+    distances[:, 1] = distances[:, 0]
+    found = Gride(n1=1, n2=4, scale="plateau").from_distances(distances, 500, rng)
+    assert np.isnan(found.dimension_by_scale).tolist() == [True] + [False] * 5
+    assert found.diagnostics["plateau_from"] >= 4
+    n2 = found.diagnostics["n2"]
+    assert found.dimension == found.dimension_by_scale[found.scales.tolist().index(n2)]
+
+
+def test_a_scan_without_any_dimension_is_no_plateau_and_says_so():
+    distances = np.ones((50, 9))
+    distances[:, 8] = sample_distances(50, 3.0, 8, 9, np.random.default_rng(19))[:, 8]
+    estimator = Gride(n1=8, n2=9, scale="plateau", scan_to=8)
+    with pytest.warns(UserWarning, match="no scale of the scan has a dimension, so n1 = 8, n2 = 9 is reported"):
+        found = estimator.from_distances(distances, 50, np.random.default_rng(0))
+    assert found.dimension == Gride(n1=8, n2=9).from_distances(distances, 50, np.random.default_rng(0)).dimension
+    assert np.isnan(found.dimension_by_scale).all()
+
+
+@pytest.mark.parametrize("n_subsamples", [5, 6])
+def test_neighbourhood_replicates_stay_in_pairs_so_that_the_quantile_counts_them(n_subsamples):
+    cloud = gaussian(300, 3, 6, np.random.default_rng(20))
+    estimator = Gride(scale="kstar", scan_to=50, interval="subsampling", n_subsamples=n_subsamples)
+    found = estimator(cloud, rng=np.random.default_rng(0))
+    assert found.diagnostics["replicates"].shape == (6,)
+    reach = (found.interval[1] - found.dimension) / found.standard_error
+    assert reach == pytest.approx(student_t.ppf(0.975, 3), rel=1e-9)
 
 
 @pytest.mark.parametrize("scale", ["fixed", "plateau", "kstar"])

@@ -1,6 +1,7 @@
 """Local dimensions: the pooled formulas point by point, heterogeneity, and the spread over new clouds."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -198,13 +199,39 @@ def test_options_outside_their_range_are_refused():
         ({"statistic": "mode"}, "`statistic` must be one of"),
         ({"interval": "chi2"}, "`interval` must be one of"),
         ({"orders": (1, 3)}, r"`orders` of 'twonn' must be \(1, 2\)"),
-        ({"estimator": "mle", "orders": (1, 3)}, "`k1` must be an integer of at least 2"),
-        ({"estimator": "mle", "orders": (5, 4)}, "`k2` must be an integer of at least 5"),
-        ({"estimator": "gride", "orders": (2, 2)}, "`n2` must be an integer of at least 3"),
         ({"n_subsamples": 3}, "`n_subsamples` must be an integer of at least 4"),
     ):
         with pytest.raises(ValueError, match=match):
             LocalDimension(**options)
+
+
+@pytest.mark.parametrize("estimator", ["mle", "gride", "twonn"])
+@pytest.mark.parametrize("orders", [(0, 3), (5, 4), (3,), (2, 3, 4), (2.0, 3), (True, 2), "23", 5, (), None])
+def test_orders_are_a_pair_of_integers_in_their_order(estimator, orders):
+    if orders is None:
+        assert LocalDimension(estimator=estimator).orders is None
+        return
+    wanted = r"\(k1, k2\) with k1 of at least 2 and k2 of at least k1"
+    if estimator != "mle":
+        wanted = r"\(n1, n2\) with n1 of at least 1 and n2 of at least n1 \+ 1"
+    message = rf"^`orders` must be a pair of integers {wanted}, got {re.escape(repr(orders))}: "
+    with pytest.raises(ValueError, match=message):
+        LocalDimension(estimator=estimator, orders=orders)
+
+
+def test_equal_orders_are_a_neighbourhood_of_mle_and_no_ratio_of_gride():
+    assert LocalDimension(estimator="mle", orders=(2, 2)).k > 0
+    with pytest.raises(ValueError, match=r"`orders` .*, got \(2, 2\)"):
+        LocalDimension(estimator="gride", orders=(2, 2))
+    with pytest.raises(ValueError, match=r"`orders` .*\(k1, k2\).*got \(1, 20\)"):
+        local_module.mle(k1=1)
+
+
+def test_orders_as_a_list_are_those_of_the_tuple():
+    found = LocalDimension(estimator="gride", orders=[2, 4])
+    assert found == LocalDimension(estimator="gride", orders=(2, 4))
+    assert hash(found) == hash(LocalDimension(estimator="gride", orders=(2, 4)))
+    assert LocalDimension(orders=[1, 2]).orders == (1, 2)
 
 
 def test_the_factories_show_their_options_and_name_what_they_return():

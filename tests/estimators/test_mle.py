@@ -145,6 +145,17 @@ def test_the_pointwise_dimension_is_nan_where_neighbours_are_equally_far():
     assert np.flatnonzero(np.isnan(found.diagnostics["pointwise"])).tolist() == [7]
 
 
+@pytest.mark.parametrize(("options", "reason"), [({"pointwise": True}, "pointwise"), ({"average": "mean"}, "average")])
+def test_two_neighbours_at_a_point_need_the_biased_form_and_the_message_says_so(options, reason):
+    value = repr(options[reason])
+    message = rf"`k1` must .* 3, got 2: pass k1=3 or more, or unbiased=False: with {reason}={value} .*zero at k = 2"
+    with pytest.raises(ValueError, match=message):
+        MLE(k1=2, **options)
+    assert MLE(k1=2, unbiased=False, **options).k1 == 2
+    with pytest.raises(ValueError, match="`k1` must be an integer of at least 2, got 1"):
+        MLE(k1=1, unbiased=False, **options)
+
+
 def test_two_neighbours_have_no_unbiased_pointwise_dimension():
     with pytest.raises(ValueError, match="`k1` must be an integer of at least 3, got 2"):
         MLE(k1=2, pointwise=True)

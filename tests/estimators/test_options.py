@@ -1,10 +1,24 @@
 """Each option says what it must be, what it got and what to do."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
-from gelora_estimators import MLE, Gride, PersistentHomology, ScikitDimension, TwoNN
+import gelora_estimators
+from gelora_estimators import (
+    MLE,
+    CorrelationIntegral,
+    Gride,
+    LocalDimension,
+    PersistentHomology,
+    ScikitDimension,
+    TwoNN,
+)
+from gelora_estimators.options import check_device
+
+WITH_DEVICE = [TwoNN, MLE, Gride, LocalDimension, CorrelationIntegral, PersistentHomology]
 
 BAD = [
     (TwoNN, {"fit": "mle"}, r"`fit` must be one of 'regression', 'likelihood', 'posterior', got 'mle'"),
@@ -41,6 +55,36 @@ BAD = [
 def test_a_bad_option_is_named_with_the_requirement_and_the_value(kind, options, message):
     with pytest.raises(ValueError, match=message):
         kind(**options)
+
+
+@pytest.mark.parametrize("kind", WITH_DEVICE)
+@pytest.mark.parametrize(
+    "device", ["gpu", "cuda:", "cuda:one", "cuda:-1", "cuda:0 ", "CPU", "cpu:0", "meta", "mps", "", 3, None]
+)
+def test_a_mistyped_device_is_noticed_before_any_point_is_read(kind, device):
+    with pytest.raises(ValueError, match="device") as caught:
+        kind(device=device)
+    assert str(caught.value).startswith(
+        "`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<number>', got " + repr(device)
+    )
+
+
+@pytest.mark.parametrize("kind", WITH_DEVICE)
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:13"])
+def test_a_device_is_known_by_its_name_whether_it_is_there_or_not(kind, device):
+    assert kind(device=device).device == device
+    check_device(device)
+
+
+def test_every_estimator_with_a_device_is_tested_for_it():
+    found = (getattr(gelora_estimators, name) for name in dir(gelora_estimators))
+    kinds = {kind for kind in found if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    assert {kind for kind in kinds if "device" in kind.__dataclass_fields__} == set(WITH_DEVICE)
+
+
+def test_options_are_checked_without_torch():
+    code = "import sys, gelora_estimators.options as o; o.check_device('cuda:1'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("kind", [TwoNN, MLE, Gride, PersistentHomology])

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from gelora_estimators import MLE, DegenerateCloudError, Gride, TwoNN, nearest_distances
+from gelora_estimators import (
+    MLE,
+    CorrelationIntegral,
+    DegenerateCloudError,
+    Gride,
+    LocalDimension,
+    TwoNN,
+    nearest_distances,
+)
 from gelora_estimators.clouds import flat_torus, sphere
 from gelora_estimators.subsampling import (
     _distances_within,
@@ -152,6 +160,24 @@ def test_arrays_that_are_no_neighbour_lists_are_refused(estimator, cloud):
         estimator.from_distances(found.distances[:, :1], 300, rng)
     with pytest.raises(DegenerateCloudError, match="1 of 300 points have a neighbour at a distance that is zero"):
         estimator.from_distances(np.where(np.arange(300)[:, None] == 5, 0.0, found.distances), 300, rng)
+
+
+@pytest.mark.parametrize(
+    "estimator", [TwoNN(), MLE(), Gride(scale="kstar"), CorrelationIntegral(), LocalDimension()], ids=repr
+)
+@pytest.mark.parametrize("n_copies", [0, 3])
+def test_too_few_points_have_one_reason_whoever_searched(estimator, n_copies):
+    cloud = np.random.default_rng(6).standard_normal((9, 3))
+    cloud = np.concatenate([cloud, cloud[:n_copies]])
+    found = nearest_distances(cloud, estimator.k, minimum=1)
+    with pytest.raises(DegenerateCloudError) as direct:
+        estimator(cloud, rng=np.random.default_rng(0))
+    with pytest.raises(DegenerateCloudError) as shared:
+        estimator.from_distances(
+            found.distances, len(cloud), np.random.default_rng(0), indices=found.indices, points=cloud[:9]
+        )
+    assert str(shared.value) == str(direct.value)
+    assert f"9 distinct points ({9 + n_copies} points, {n_copies} of them copies)" in str(shared.value)
 
 
 @pytest.mark.parametrize("estimator", [MLE(), Gride(n1=8, n2=16, interval="subsampling")], ids=repr)

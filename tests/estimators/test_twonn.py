@@ -218,6 +218,43 @@ def test_a_bad_option_is_refused(options, message):
         TwoNN(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"fit": "regression", "form": "maximum"}, "likelihood"),
+        ({"fit": "posterior", "form": "least_error"}, "likelihood"),
+        ({"fit": "regression", "prior_shape": 2.0}, "posterior"),
+        ({"fit": "likelihood", "prior_rate": 0.0}, "posterior"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(options, needed):
+    name = next(option for option in options if option != "fit")
+    default = TwoNN.__dataclass_fields__[name].default
+    message = f"`{name}` must be left at {default!r} with `fit`={options['fit']!r}, got {options[name]!r}"
+    with pytest.raises(ValueError, match=f"{message}.*pass fit='{needed}'"):
+        TwoNN(**options)
+    assert TwoNN(**{name: default}, fit=options["fit"]) == TwoNN(fit=options["fit"])
+
+
+@pytest.mark.parametrize("discard", [0.0, 0.005, 0.1, 0.5])
+@pytest.mark.parametrize("fit", ["regression", "likelihood", "posterior"])
+def test_the_kept_ratios_are_those_the_number_depends_on(fit, discard):
+    logs = np.sort(np.random.default_rng(5).exponential(size=100))
+    estimator = TwoNN(fit=fit, discard=discard, interval="posterior" if fit == "posterior" else "chi2")
+
+    def dimension(values):
+        return estimator.from_distances(from_ratios(values), 100, np.random.default_rng(0))
+
+    found = dimension(logs)
+    n_kept = int(found.diagnostics["n_kept"])
+    assert n_kept == min(round(np.floor(100 * (1 - discard) + 1e-9)), 99 if fit == "regression" else 100)
+    last, beyond = logs.copy(), logs.copy()
+    last[n_kept - 1] *= 1 + 1e-6
+    beyond[n_kept:] *= 3.0
+    assert dimension(last).dimension != found.dimension
+    assert dimension(beyond).dimension == pytest.approx(found.dimension, rel=1e-12)
+
+
 @pytest.mark.parametrize("fit", ["regression", "likelihood"])
 @pytest.mark.parametrize(("dimension", "tolerance"), [(1, 0.12), (3, 0.4), (6, 0.9)])
 def test_flat_tori_read_their_dimension(fit, dimension, tolerance):
