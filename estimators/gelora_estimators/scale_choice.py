@@ -13,8 +13,7 @@ from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, FloatArray
 
 _ERROR_FACTOR = 1.4  # what shared neighbours add to a Fisher error, see `choose_scale`
-# The p that makes the binomial error smallest: it solves p = exp(−2 (1 − p)).
-INNER_FRACTION = 0.20318786997997992
+INNER_FRACTION = 0.20318786997997992  # p = exp(−2 (1 − p)), where the binomial error is smallest
 _FIRST_TEST = 3  # order of the first neighbourhood whose density is compared
 _PLAIN_STEPS = 10  # after these the dimension is bisected, which ends cycles
 _SIMULATED_SETS = 999

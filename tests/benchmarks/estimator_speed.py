@@ -1,7 +1,7 @@
 """Time the estimators against matrix products and other libraries, side by side, and write the table down.
 
 Run by ``make bench [DATA=FOLDER] [DADAPY=PYTHON]``: DATA is a folder of GLUE files, from which hidden states of MiniLM
-are made (otherwise sentences of the built-in corpus, if they suffice); DADAPY is a Python that has DADApy, which needs
+are made once (without it the synthetic manifold alone is measured); DADAPY is a Python that has DADApy, which needs
 an environment of its own. Writes ``docs/benchmarks/estimator_speed.json`` and ``.md``. ``--only NAME`` measures one
 row again and keeps the others.
 """
@@ -62,12 +62,12 @@ def ratio(found: Seconds, numerator: str, denominator: str) -> float:
     return statistics.median(a / b for a, b in zip(found[numerator], found[denominator], strict=True))
 
 
-def hidden_states(data: Path | None, n: int) -> np.ndarray:
-    """Return hidden states (7, n, 384) of MiniLM, no two texts alike, from a cache or made now."""
+def hidden_states(data: Path | None, n: int) -> np.ndarray | None:
+    """Return hidden states (7, n, 384) of MiniLM, no two texts alike, from a cache or made now; None without data."""
     if CACHE.exists():
         return np.load(CACHE, mmap_mode="r")
     if data is None:
-        sys.exit("there are no hidden states yet: give --data FOLDER with sst2/train.parquet")
+        return None
     import pandas as pd
 
     texts = pd.read_parquet(data / "sst2" / "train.parquet")["sentence"].drop_duplicates()
@@ -105,13 +105,21 @@ def wide(states: np.ndarray, first: int, second: int, n: int) -> np.ndarray:
     return np.concatenate([states[first][:n], states[second][:n]], axis=1)
 
 
+def clouds(states: np.ndarray | None, n: int, width: int) -> dict[str, np.ndarray]:
+    """Return the clouds of a row: real hidden states, where there are some, and the manifold."""
+    found = {"manifold": manifold(n, width)}
+    if states is None:
+        return found
+    return {"real": wide(states, 3, 6, n) if width == 768 else np.array(states[3][:n]), **found}
+
+
 # --- the rows ----------------------------------------------------------------------------------
 
 
-def two_nearest(states: np.ndarray, dadapy: str | None, repeats: int) -> list[dict[str, Any]]:
+def two_nearest(states: np.ndarray | None, dadapy: str | None, repeats: int) -> list[dict[str, Any]]:
     """Two nearest distances of 10,000 × 768."""
     rows = []
-    for name, points in {"real": wide(states, 3, 6, 10_000), "manifold": manifold(10_000, 768)}.items():
+    for name, points in clouds(states, 10_000, 768).items():
         found = alternate({"product": product(points), "ours": lambda p=points: nearest_distances(p, 2)}, repeats)
         rows.append(entry(f"two nearest distances, 10,000 × 768, {name}", "float32 product", found, "≤ 1.4"))
         slow = alternate({"ours": lambda p=points: nearest_distances(p, 2), "rival": skdim_twonn(points)}, 1)
@@ -121,6 +129,8 @@ def two_nearest(states: np.ndarray, dadapy: str | None, repeats: int) -> list[di
             rival = dadapy_seconds(dadapy, points)
             turns = {"ours": [statistics.median(ours)], "rival": [statistics.median(rival)]}
             rows.append(entry(f"the same, {name}", "DADApy 2NN", turns, "≥ 2.5 times faster"))
+        else:
+            rows.append(missing(f"the same, {name}", "DADApy 2NN", "≥ 2.5 times faster", "no DADAPY was given"))
     return rows
 
 
@@ -147,10 +157,10 @@ def dadapy_seconds(python: str, points: np.ndarray) -> list[float]:
     return seconds
 
 
-def spanning_tree(states: np.ndarray, repeats: int) -> list[dict[str, Any]]:
+def spanning_tree(states: np.ndarray | None, repeats: int) -> list[dict[str, Any]]:
     """H0 of 10,000 × 384."""
     rows = []
-    for name, points in {"real": np.array(states[3][:10_000]), "manifold": manifold(10_000, 384)}.items():
+    for name, points in clouds(states, 10_000, 384).items():
         ours = {"product": product(points), "ours": lambda p=points: spanning_tree_lengths(p)}
         rows.append(entry(f"H0, 10,000 × 384, {name}", "float32 product", alternate(ours, repeats), "≤ 2.0"))
         rival = {"ours": lambda p=points: spanning_tree_lengths(p), "rival": giotto(points)}
@@ -175,10 +185,10 @@ def ripser(points: np.ndarray) -> Callable[[], Any]:
     return lambda: ripser(points, maxdim=0)
 
 
-def many_trees(states: np.ndarray, repeats: int) -> list[dict[str, Any]]:
+def many_trees(states: np.ndarray | None, repeats: int) -> list[dict[str, Any]]:
     """`ph` on 1,000 × 768 against scikit-dimension's PH, at its sizes and number of trees."""
     rows = []
-    for name, points in {"real": wide(states, 3, 6, 1000), "manifold": manifold(1000, 768)}.items():
+    for name, points in clouds(states, 1000, 768).items():
         with warnings.catch_warnings():
             import skdim
         sizes = tuple(np.ceil(np.linspace(500, 1000, 10)).astype(int).tolist())
@@ -225,11 +235,12 @@ def large_tree(sizes: tuple[int, ...] = (25_000, 50_000, 100_000)) -> list[dict[
     return rows
 
 
-def shared_search(states: np.ndarray) -> list[dict[str, Any]]:
+def shared_search(states: np.ndarray | None) -> list[dict[str, Any]]:
     """13 layers × five estimators of 5,000 × 768, in one call and in five."""
     names = ["twonn", "mle", "gride(scan_to=64)", "local:mle", "corrint"]
     pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)][:13]
-    layers = {f"{i} and {j}": wide(states, i, j, 5000) for i, j in pairs}
+    kind = "manifold" if states is None else "real"
+    layers = {f"{i} and {j}": manifold(5000, 768) if states is None else wide(states, i, j, 5000) for i, j in pairs}
     estimate_representations({"warm": layers["0 and 1"][:500]}, estimator=names, progress=False)
     separate = [
         seconds_of(lambda n=name: estimate_representations(layers, estimator=n, progress=False)) for name in names
@@ -237,7 +248,10 @@ def shared_search(states: np.ndarray) -> list[dict[str, Any]]:
     together = seconds_of(lambda: estimate_representations(layers, estimator=names, progress=False))
     found = {"ours": [together], "separately": [sum(separate)]}
     row = entry(
-        "13 layers × twonn, mle, gride scan, local mle, corrint, 5,000 × 768, real", "run separately", found, "≤ 0.35"
+        f"13 layers × twonn, mle, gride scan, local mle, corrint, 5,000 × 768, {kind}",
+        "run separately",
+        found,
+        "≤ 0.35",
     )
     row["each"] = {name: round(value, 2) for name, value in zip(names, separate, strict=True)}
     return [row]
@@ -247,8 +261,7 @@ def on_gpu(repeats: int) -> list[dict[str, Any]]:
     """The same on a CUDA device, in full float32 precision."""
     if not torch.cuda.is_available():
         work = "two nearest distances 100,000 × 768; H0 50,000 × 768, on a GPU"
-        return [{"work": work, "rival": "float32 product there",
-                 "target": "≤ 2; ≤ 8", "ratio": None, "note": "not measured: there was no CUDA device"}]  # fmt: skip
+        return [missing(work, "float32 product there", "≤ 2; ≤ 8", "there was no CUDA device")]
     torch.set_float32_matmul_precision("highest")
     rows = []
     large, small = manifold(100_000, 768), manifold(50_000, 768)
@@ -275,6 +288,11 @@ def entry(work: str, rival: str, found: Seconds, target: str) -> dict[str, Any]:
         "ratio": round(ratio(found, "ours", other), 3),
         "target": target,
     }
+
+
+def missing(work: str, rival: str, target: str, why: str) -> dict[str, Any]:
+    """Return a row that says why it was not measured."""
+    return {"work": work, "rival": rival, "target": target, "ratio": None, "note": f"not measured: {why}"}
 
 
 def page(result: dict[str, Any]) -> str:
