@@ -42,8 +42,8 @@ class DistinctPoints:
     rounding_distance : float
         Distance at which two points can no longer be told from one vector rounded differently,
         [Σ_j min(c · resolution · size_j, std_j)²]^½ over the coordinates j, whose size is the smaller of
-        the root mean square and the 90 % quantile of |x_j| (of some 256 rows); c is 8 for float32 and
-        float64, whose computations round many times, and 1 for half precision.
+        the root mean square and the 90 % quantile of the absolute values (of some 256 rows); c is 8 for
+        float32 and float64, whose computations round many times, and 1 for half precision.
     """
 
     points: FloatArray

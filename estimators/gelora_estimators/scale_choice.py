@@ -81,7 +81,7 @@ def choose_scale(
     """Find the longest run of neighbouring scales that agree on the dimension.
 
     A run of m scales agrees if χ² = Σ (log d_s − mean)² / v_s has a p-value of at least
-    ``significance`` with m − 1 degrees of freedom, where v_s = (1.4 e_s / d_s)² + ``tolerance``²
+    ``significance`` with m − 1 degrees of freedom, where v_s = (1.4 e_s / d_s)² + t², t the ``tolerance``,
     and the mean is weighted by 1/v_s. The tolerance is the drift, relative to the dimension, that
     counts as none: without it the curvature and the edge of any cloud of some thousand points
     would end every plateau. Of runs of equal length the one with the larger p-value is taken.
