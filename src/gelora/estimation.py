@@ -1,8 +1,8 @@
 """Estimate: representations × estimators → profile."""
 
-import dataclasses
 import inspect
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from gelora.covariates import mean_norm, spectrum_covariates
 from gelora.profile import COVARIATES, ESTIMATES, make_profile
 from gelora.provenance import fingerprint, generator, package_versions, timestamp
-from gelora.registry import make_estimator
+from gelora.registry import describe_estimator, make_estimator
 from gelora.representations import Representations, extract_representations
 from gelora_estimators.neighbors import Neighbors, nearest_distances
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
@@ -159,6 +159,7 @@ def estimate_representations(
     covariates = {name: np.full(len(clouds), np.nan) for name in COVARIATES}
     seconds = dict.fromkeys(estimators, 0.0)
     searching = 0.0
+    caught: list[tuple[str, str, warnings.WarningMessage]] = []
     bar = tqdm(total=math.prod(shape), desc="dimensions", unit=" estimates", disable=not progress)
     with bar:
         for column, points in enumerate(clouds.clouds):
@@ -171,8 +172,7 @@ def estimate_representations(
                 begun = time.perf_counter()
                 # By the module's path, not its position: it does not change with the layers asked for.
                 rng = generator(seed, label, clouds.stacks[column], clouds.names[column])
-                where = f"{label}, layer {clouds.layers[column]} of the {clouds.stacks[column]}"
-                with _warnings_of(where):
+                with _caught_into(caught, label, f"layer {clouds.layers[column]} of the {clouds.stacks[column]}"):
                     one, reason = _estimate_one(function, label, points, rng, found.get(label))
                 values = (one.dimension, one.standard_error, *one.interval)
                 for name, value in zip(ESTIMATES, values, strict=True):
@@ -180,6 +180,7 @@ def estimate_representations(
                 n_points[row, column], undefined[row, column] = one.n_points, reason
                 seconds[label] += time.perf_counter() - begun
                 bar.update()
+    _give_out(caught)  # after the progress bar, which they would tear apart
     _report_undefined(undefined, list(estimators), clouds)
     return make_profile(
         estimators=list(estimators),
@@ -246,39 +247,25 @@ def _check_callable(entry: Any) -> DimensionEstimator:
     return estimator
 
 
-def describe_estimator(function: Any) -> dict[str, Any]:
-    """Return the class and options of an estimator, for the record."""
-    kind = type(function)
-    if not dataclasses.is_dataclass(kind):
-        return {"class": f"{kind.__module__}.{kind.__qualname__}", "options": {"repr": repr(function)}}
-    options = {field.name: getattr(function, field.name) for field in dataclasses.fields(kind)}
-    return {
-        "class": f"{kind.__module__}.{kind.__qualname__}",
-        "options": {key: _describe_option(value) for key, value in options.items()},
-    }
-
-
-def _describe_option(value: Any) -> Any:
-    """Return an option as plain values; an estimator within an estimator with its class and options."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return describe_estimator(value)
-    return value if _is_plain(value) else repr(value)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(entry) for entry in value)
-    return value is None or isinstance(value, str | int | float)
-
-
 @contextmanager
-def _warnings_of(where: str) -> Iterator[None]:
-    """Give warnings out with the estimator and layer they are about."""
-    with warnings.catch_warnings(record=True) as caught:
+def _caught_into(caught: list[tuple[str, str, warnings.WarningMessage]], label: str, where: str) -> Iterator[None]:
+    """Keep the warnings given inside, with the estimator and layer they are about."""
+    with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         yield
+    caught.extend((label, where, entry) for entry in found)
+
+
+def _give_out(caught: Sequence[tuple[str, str, warnings.WarningMessage]]) -> None:
+    """Give warnings out, of an estimator's like ones the first, with all layers that have it."""
+    alike: dict[tuple[Any, ...], list[tuple[str, str, warnings.WarningMessage]]] = {}
     for entry in caught:
-        warnings.warn(f"{where}: {entry.message}", category=entry.category, stacklevel=4)
+        text = re.split(r"[-+]?\d", str(entry[2].message))[0]  # up to the first number, which differs from layer to layer
+        alike.setdefault((entry[0], entry[2].category, text), []).append(entry)
+    for (label, category, _), entries in alike.items():
+        more = f" (the first of {len(entries)} alike)" if len(entries) > 1 else ""
+        layers = ", ".join(where for _, where, _ in entries)
+        warnings.warn(f"{label}, {layers}: {entries[0][2].message}{more}", category=category, stacklevel=3)
 
 
 def _search_once(points: NDArray[Any], estimators: Mapping[str, DimensionEstimator]) -> dict[str, Neighbors]:

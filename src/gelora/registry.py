@@ -5,6 +5,7 @@ estimators have no other way in.
 """
 
 import ast
+import dataclasses
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -125,3 +126,28 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
                 f"`{option}` is no option of the estimator {name!r}{nearest(option, list(parameters))}; "
                 f"it has {sorted(parameters)}"
             )
+
+
+def describe_estimator(function: Any) -> dict[str, Any]:
+    """Return the class and options of an estimator, for the record."""
+    kind = type(function)
+    if not dataclasses.is_dataclass(kind):
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "options": {"repr": repr(function)}}
+    options = {field.name: getattr(function, field.name) for field in dataclasses.fields(kind)}
+    return {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "options": {key: _describe_option(value) for key, value in options.items()},
+    }
+
+
+def _describe_option(value: Any) -> Any:
+    """Return an option as plain values; an estimator within an estimator with its class and options."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return describe_estimator(value)
+    return value if _is_plain(value) else repr(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(entry) for entry in value)
+    return value is None or isinstance(value, str | int | float)

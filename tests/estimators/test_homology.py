@@ -29,8 +29,7 @@ def polygon(n):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.smoke), *LIBRARIES])
 def test_a_grid_has_bars_of_its_step_and_one_that_never_dies(backend):
     grid = 0.25 * np.stack(np.meshgrid(np.arange(8.0), np.arange(9.0)), axis=-1).reshape(-1, 2)
     found = persistence_diagram(grid, backend=backend)

@@ -173,6 +173,18 @@ def test_what_an_estimator_warns_about_comes_with_its_name_and_the_layer(clouds)
     assert (profile["dimension"] == 2.0).all()
 
 
+def test_like_warnings_of_several_layers_are_given_once_with_all_layers(clouds):
+    def doubtful(points, *, rng):
+        warnings.warn(f"the line bends by {points[0, 0]:.2f}", UserWarning, stacklevel=2)
+        return DimensionEstimate(2.0, n_points=len(points))
+
+    with pytest.warns(UserWarning, match="alike") as caught:
+        estimate_representations(clouds, estimator=doubtful, progress=False)
+    first = f"the line bends by {clouds[0][0, 0]:.2f}"
+    layers = "layer 0 of the encoder, layer 1 of the encoder, layer 2 of the encoder"
+    assert [str(entry.message) for entry in caught] == [f"doubtful, {layers}: {first} (the first of 3 alike)"]
+
+
 def test_no_dimension_at_all_is_an_error():
     with pytest.raises(DegenerateCloudError, match=r"no dimension is defined on any layer; twonn, layer 0"):
         estimate(tiny_model("bert"), ["w1"], tokenizer=tiny_tokenizer(), progress=False)
