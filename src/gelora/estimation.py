@@ -260,7 +260,7 @@ def _give_out(caught: Sequence[tuple[str, str, warnings.WarningMessage]]) -> Non
     """Give warnings out, of an estimator's like ones the first, with all layers that have it."""
     alike: dict[tuple[Any, ...], list[tuple[str, str, warnings.WarningMessage]]] = {}
     for entry in caught:
-        text = re.split(r"[-+]?\d", str(entry[2].message))[0]  # up to the first number, which differs from layer to layer
+        text = re.split(r"[-+]?\d", str(entry[2].message))[0]  # up to the first number: layers differ there
         alike.setdefault((entry[0], entry[2].category, text), []).append(entry)
     for (label, category, _), entries in alike.items():
         more = f" (the first of {len(entries)} alike)" if len(entries) > 1 else ""
