@@ -342,11 +342,6 @@ def normal_interval(
     return max(dimension - reach, 0.0), dimension + reach
 
 
-def _distances_within(distances: FloatArray, indices: IndexArray, kept: IndexArray, k: int) -> FloatArray | None:
-    """Return the first ``k`` distances of the kept rows to kept points; None if a row has fewer."""
-    return neighbors_within(distances, indices, k=k, fraction=len(kept) / len(distances))(kept)
-
-
 def _read_parts(
     parts: IndexArray, within: Within, statistic: Callable[[FloatArray], float]
 ) -> tuple[FloatArray, FloatArray] | None:

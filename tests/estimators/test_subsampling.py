@@ -14,8 +14,8 @@ from gelora_estimators import (
 )
 from gelora_estimators.clouds import flat_torus, sphere
 from gelora_estimators.subsampling import (
-    _distances_within,
     columns_for_subsampling,
+    neighbors_within,
     normal_interval,
     search_within,
     subsampling_error,
@@ -42,7 +42,7 @@ def cloud():
 def test_neighbours_within_a_half_equal_a_search_of_the_half(cloud, k):
     found = nearest_distances(cloud, columns_for_subsampling(k))
     kept = np.sort(np.random.default_rng(1).choice(300, size=150, replace=False))
-    inside = _distances_within(found.distances, found.indices, kept, k)
+    inside = neighbors_within(found.distances, found.indices, k=k, fraction=0.5)(kept)
     np.testing.assert_array_equal(inside, nearest_distances(cloud[kept], k).distances)
 
 
