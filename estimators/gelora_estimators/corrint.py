@@ -64,6 +64,7 @@ class CorrelationIntegral:
     """
 
     name: ClassVar[str] = "corrint"
+    needs_indices: ClassVar[bool] = True  # distances alone do not make the number
     citation: ClassVar[str] = """@article{GrassbergerProcaccia1983,
   author = {Grassberger, Peter and Procaccia, Itamar},
   title = {Measuring the strangeness of strange attractors},

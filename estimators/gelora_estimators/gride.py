@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -44,29 +44,27 @@ class _Reading:
 class Gride:
     """Generalised ratios estimator (Denti2022).
 
-    With μ = r_{n2}/r_{n1} the density is f(μ) = d (μ^d − 1)^{n2−n1−1} / (μ^{(n2−1)d+1} B(n2−n1, n1)), so
-    μ^{−d} ~ Beta(n1, n2 − n1). The estimate is the only root of the likelihood's derivative; for
-    n1 = 1, n2 = 2 it is n / Σ log μ, TwoNN's likelihood before its correction (n − 1)/n. The
-    standard error is the inverse root of the observed Fisher information.
+    With μ = r_{n2}/r_{n1} the density is f(μ) = d (μ^d − 1)^{n2−n1−1} / (μ^{(n2−1)d+1} B(n2−n1, n1)), so μ^{−d} ~
+    Beta(n1, n2 − n1). The estimate is the only root of the likelihood's derivative; for n1 = 1, n2 = 2 it is n / Σ log
+    μ (TwoNN's likelihood, uncorrected). The standard error is the inverse root of the observed Fisher information.
 
     Parameters
     ----------
     n1, n2 : int
         Orders of the two neighbours, 1 ≤ n1 < n2.
     scale : {"fixed", "plateau", "kstar"}
-        Where the number is read. "fixed": at n1 and n2. "plateau": at a scale of the scan that
-        agrees with its neighbours (`choose_scale`); where none do it warns and reads n1 and n2.
-        "kstar": in neighbourhoods of constant density, one size for each point, with the binomial
-        estimator ABIDE (DiNoia2024, `adaptive_dimension`); n1 and n2 give its first guess.
+        Where the number is read. "fixed": at n1 and n2. "plateau": at a scale of the scan that agrees with its
+        neighbours (`choose_scale`); where none do it warns and reads n1 and n2. "kstar": in neighbourhoods of
+        constant density, one size for each point, with the binomial estimator ABIDE (DiNoia2024,
+        `adaptive_dimension`); n1 and n2 give its first guess.
     scan_to : int, optional
-        Largest n2 of a scan n2 = 2 n1 = 2, 4, 8, … into ``dimension_by_scale`` (64 in the paper);
-        a scale at which every ratio is 1 is NaN there.
-        By default none for "fixed", 64 for "plateau", and 128 for "kstar", whose neighbourhoods
-        hold no more points than this, and no more than a quarter of the cloud.
+        Largest n2 of a scan n2 = 2 n1 = 2, 4, 8, … into ``dimension_by_scale`` (64 in the paper); a scale at which
+        every ratio is 1 is NaN there. By default none for "fixed", 64 for "plateau", and 128 for "kstar", whose
+        neighbourhoods hold no more points than this, and no more than a quarter of the cloud.
     interval : {"fisher", "subsampling"}
-        Error from the Fisher information, which takes the points for independent, or from halves
-        of the cloud. Neighbours are shared, so the former is 1.1 to 1.5 times too narrow ("kstar":
-        1.3 to 2.3 times); the latter covered as often as promised on flat tori.
+        Error from the Fisher information, which takes the points for independent, or from halves of the cloud.
+        Neighbours are shared, so the former is 1.1 to 1.5 times too narrow ("kstar": 1.3 to 2.3 times); the latter
+        covered as often as promised on flat tori.
     confidence : float
         Coverage of the interval, in (0, 1).
     n_subsamples : int
@@ -86,12 +84,11 @@ class Gride:
 
     Notes
     -----
-    The number holds at the scale of r_{n2}. On noisy data small orders see the noise; a plateau of
-    the scan is the answer, and where there is none no single dimension exists. Scales chosen for
-    two clouds may differ, and so may their dimensions for that reason alone: compare layers at one
-    scale. "kstar" looks as far as the density seems constant, past edges and bends: with 1,000
-    points it reads 0.9 times the truth on a 3-dimensional cube and a 5-dimensional sphere, 1.3 times
-    on a flat 4-torus; a smaller ``scan_to`` keeps it closer. Its diagnostic ``fit_p_value`` is small
+    The number holds at the scale of r_{n2}. On noisy data small orders see the noise; a plateau of the scan is the
+    answer, and where there is none no single dimension exists. Scales chosen for two clouds may differ, and so may
+    their dimensions for that reason alone: compare layers at one scale. "kstar" looks as far as the density seems
+    constant, past edges and bends: with 1,000 points it reads 0.9 times the truth on a 3-dimensional cube and a
+    5-dimensional sphere, 1.3 times on a flat 4-torus; a smaller ``scan_to`` keeps it closer. ``fit_p_value`` is small
     where one dimension does not fit all points (`gelora_estimators.scale_choice.fit_p_value`).
 
     Examples
@@ -112,7 +109,6 @@ class Gride:
   year = {2022},
   doi = {10.1038/s41598-022-20991-1}
 }
-
 @misc{DiNoia2024,
   author = {Di Noia, Antonio and Macocco, Iuri and Glielmo, Aldo and Laio, Alessandro and Mira, Antonietta},
   title = {Beyond the noise: intrinsic dimension estimation with optimal neighbourhood identification},
@@ -150,14 +146,22 @@ class Gride:
         needed = columns_for_subsampling(max(orders)) if self.interval == "subsampling" else self.n2
         return max(needed, *self._scan) if self._scan else needed
 
+    @property
+    def needs_indices(self) -> bool:
+        """Whether distances alone do not make the number."""
+        return self.scale == "kstar"
+
+    def without_error(self) -> "Gride":
+        """Return the same estimator with its cheapest error, for those who take the spread over resamples."""
+        return replace(self, interval="fisher")
+
     def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
         """Estimate the dimension of ``points`` (n, d).
 
         Raises
         ------
         DegenerateCloudError
-            For fewer than max(10, n2 + 2) distinct points, or where `nearest_distances` or the
-            likelihood finds no dimension.
+            For fewer than max(10, n2 + 2) distinct points, or where search or likelihood finds no dimension.
         """
         found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
         search = partial(search_within, points, found.rows, device=self.device)
@@ -175,8 +179,7 @@ class Gride:
     ) -> DimensionEstimate:
         """Estimate from neighbour distances found elsewhere, e.g. once for several estimators.
 
-        With ``indices``, ``points`` and at least ``k`` columns (or all there are) the result is that of
-        the direct call, bit for bit.
+        With ``indices``, ``points`` and at least ``k`` columns (or all there are) it is the direct call, bit for bit.
 
         Parameters
         ----------
@@ -187,10 +190,9 @@ class Gride:
         rng : numpy.random.Generator
             Draws the subsamples.
         indices : ndarray of the shape of ``distances``, optional
-            The neighbours. Without them the error is the Fisher one and diagnostics say so.
+            The neighbours; without them the error is the Fisher one.
         points : array_like of shape (n_distinct, d), optional
-            The distinct points, row by row as in ``distances``, for the rare subsample that the lists
-            cannot answer; without them the error is then the Fisher one.
+            The distinct points, for the rare subsample that the lists cannot answer (else the Fisher error).
 
         Raises
         ------

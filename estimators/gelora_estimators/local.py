@@ -1,7 +1,7 @@
 """Local dimension: TwoNN, MLE or Gride pooled over the neighbourhood of each point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
 
@@ -94,6 +94,7 @@ class LocalDimension:
     (400,)
     """
 
+    needs_indices: ClassVar[bool] = True  # distances alone do not make the number
     _CITATION: ClassVar[str] = """@misc{Ruppik2025,
   author = {Ruppik, Benjamin Matthias and von Rohrscheidt, Julius and van Niekerk, Carel and others},
   title = {Less is more: local intrinsic dimensions of contextual language models},
@@ -141,6 +142,10 @@ class LocalDimension:
         """Neighbours worth searching: the neighbourhood, and what the subsampling error needs."""
         needed = columns_for_subsampling(self._orders[1]) if self.interval == "subsampling" else self._orders[1]
         return max(self.n_neighbors, needed)
+
+    def without_error(self) -> "LocalDimension":
+        """Return the same estimator with its cheapest error, for those who take the spread over resamples."""
+        return replace(self, interval="none")
 
     def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
         """Estimate the dimension of ``points`` (n, d), around each point and on average.

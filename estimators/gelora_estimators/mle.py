@@ -1,6 +1,6 @@
 """Levina–Bickel maximum likelihood from the distances to k neighbours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,6 +122,10 @@ class MLE:
     def k(self) -> int:
         """Neighbours worth searching: k2 for the number itself, more for the subsampling error."""
         return columns_for_subsampling(self.k2) if self.interval == "subsampling" else self.k2
+
+    def without_error(self) -> "MLE":
+        """Return the same estimator with its cheapest error, for those who take the spread over resamples."""
+        return replace(self, interval="pointwise")
 
     def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
         """Estimate the dimension of ``points`` (n, d).

@@ -10,6 +10,7 @@ from gelora_estimators.points import IndexArray, distinct_rows, refuse_repeated_
 from gelora_estimators.protocol import DegenerateCloudError, FloatArray
 from gelora_estimators.search import count_pairs, search, search_space
 from gelora_estimators.search import resolve_device as resolve_device
+from gelora_estimators.within import neighbors_within as neighbors_within
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Linear dimension from the spectrum of the covariance."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -110,6 +110,10 @@ class Spectral:
         check_choice("interval", self.interval, ("subsampling", "none"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
+
+    def without_error(self) -> "Spectral":
+        """Return the same estimator with its cheapest error, for those who take the spread over resamples."""
+        return replace(self, interval="none")
 
     def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
         """Estimate the dimension of ``points`` (n, d).

@@ -1,6 +1,6 @@
 """TwoNN: dimension from the ratio of the distances to the two nearest neighbours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -152,6 +152,10 @@ class TwoNN:
     def k(self) -> int:
         """Neighbours worth searching: 2 for the number itself, more for halves of the cloud."""
         return columns_for_subsampling(2) if self.interval == "subsampling" or self.decimations else 2
+
+    def without_error(self) -> "TwoNN":
+        """Return the same estimator with its cheapest error, for those who take the spread over resamples."""
+        return replace(self, interval="posterior" if self.fit == "posterior" else "chi2")
 
     def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
         """Estimate the dimension of ``points`` (n, d).

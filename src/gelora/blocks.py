@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROLES = ("query", "key", "value", "output", "query_key_value")
+# Matrices that serve several roles at once, adapted whole where all of these are wanted.
+SHARED_ROLES = {
+    "query_key_value": {"query", "key", "value"},
+    "query_down": {"query"},
+    "key_value_down": {"key", "value"},
+    "key_value": {"key", "value"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,11 @@ class Layout:
 
 def _separate(prefix: str, query: str, key: str, value: str, output: str) -> dict[str, str]:
     names = {"query": query, "key": key, "value": value, "output": output}
+    return {role: prefix + name for role, name in names.items()}
+
+
+def _latent(prefix: str) -> dict[str, str]:
+    names = {"key_value_down": "kv_a_proj_with_mqa", "key_value": "kv_b_proj", "output": "o_proj"}
     return {role: prefix + name for role, name in names.items()}
 
 
@@ -66,6 +78,12 @@ LAYOUTS = (
     Layout({"query_key_value": "attn.c_attn", "output": "attn.c_proj"}, "decoder"),
     # GPT-NeoX
     Layout({"query_key_value": "attention.query_key_value", "output": "attention.dense"}, "decoder"),
+    # DeepSeek-V2 and -V3: keys and values, and mostly queries too, go through a narrow layer
+    Layout(
+        {"query_down": "self_attn.q_a_proj", "query": "self_attn.q_b_proj", **_latent("self_attn.")},
+        "decoder",
+    ),
+    Layout({"query": "self_attn.q_proj", **_latent("self_attn.")}, "decoder"),
 )
 
 
@@ -86,7 +104,7 @@ class Block:
     name : str
         Module path in the model.
     roles : mapping of str to str
-        Role (`ROLES`) to module path in the model; empty where the caller named the blocks.
+        Role (`ROLES`, `SHARED_ROLES`) to module path in the model; empty where the caller named the blocks.
     """
 
     stack: str
@@ -268,6 +286,15 @@ def matrix_shape(module: "nn.Module") -> tuple[int, int]:
     if hasattr(base, "nf") and hasattr(base, "nx"):  # transformers' Conv1D keeps the transposed weight
         return int(base.nx), int(base.nf)
     raise UnknownArchitectureError(f"{type(base).__name__} is not a linear layer that LoRA can adapt")
+
+
+def is_linear(module: "nn.Module") -> bool:
+    """Say whether `matrix_shape` takes the module: a single linear layer, whatever library made or wrapped it."""
+    base = getattr(module, "base_layer", module)
+    sides = [getattr(base, name, None) for name in ("in_features", "out_features")]
+    if sides == [None, None]:
+        sides = [getattr(base, name, None) for name in ("nx", "nf")]
+    return all(isinstance(side, int) for side in sides) and not base._modules
 
 
 def is_transposed(module: "nn.Module") -> bool:

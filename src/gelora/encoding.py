@@ -1,32 +1,34 @@
 """Data → examples: the token ids or pixels of each distinct row, without padding."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gelora.blocks import position_limit
-from gelora.corpora import Text, Texts, draw_rows, is_texts, read_texts
-from gelora.messages import check_integer
+from gelora.corpora import Texts, draw_rows, is_texts, read_texts
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Features = dict[str, torch.Tensor]
+from gelora.tokenizing import (
+    IGNORED_LABEL,
+    TOKEN_KEYS,
+    Features,
+    add_decoder_texts,
+    length_limit,
+    shift_right,
+    tokenize,
+)
+from gelora.tokenizing import pad_id_of as pad_id_of
 
 # Per-token features, cut to the attended tokens and padded again on the right in our own batches, so that
 # positions count from the first real token whatever side the data was padded on.
-TOKEN_KEYS = ("input_ids", "token_type_ids")
 MASK_KEYS = ("attention_mask", "decoder_attention_mask")
 WHOLE_KEYS = ("pixel_values", "inputs")
 UNSUPPORTED_KEYS = ("inputs_embeds", "position_ids")
 READ_KEYS = (*TOKEN_KEYS, *MASK_KEYS, *WHOLE_KEYS, *UNSUPPORTED_KEYS, "decoder_input_ids", "labels")
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,25 @@ class Examples:
 
     features: list[Features]
     rows: NDArray[np.int64]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where examples come from: opened once, of which any rows can be taken, one round after another.
+
+    Parameters
+    ----------
+    n_available : int
+        Data rows.
+    features_of : callable
+        From data rows to their features, and how many texts were cut.
+    record : mapping
+        Provenance that no draw changes.
+    """
+
+    n_available: int
+    features_of: Callable[[NDArray[np.int64]], tuple[list[Features], int]]
     record: Mapping[str, Any]
 
 
@@ -73,40 +94,93 @@ def encode(
     ValueError, TypeError, FileNotFoundError
         Naming the argument, what was found and the remedy.
     """
-    if needs_tokenizer(data, text_column):
-        texts = data if isinstance(data, Texts) else read_texts(data, text_column=text_column)
-        rows = draw_rows(len(texts.values), n_samples, seed)
-        loaded = load_tokenizer(model, tokenizer)
-        limit = _length_limit(model, loaded, max_length)
-        features, n_truncated = _tokenize([texts.values[row] for row in rows], loaded, limit, rows)
-        available, source, mark = len(texts.values), texts.source, texts.fingerprint()
-        if decoder_texts is not None:
-            n_truncated += _add_decoder_texts(features, decoder_texts, rows, available, model, loaded, limit)
-            mark = fingerprint([mark.encode(), Texts(list(decoder_texts), "").fingerprint().encode()])
-        name = str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)
-    else:
+    source = open_source(
+        model,
+        data,
+        tokenizer=tokenizer,
+        text_column=text_column,
+        max_length=max_length,
+        decoder_texts=decoder_texts,
+    )
+    examples = take_examples(source, draw_rows(source.n_available, n_samples, seed), model)
+    return replace(examples, record={**examples.record, "sample_seed": seed})
+
+
+def open_source(
+    model: torch.nn.Module,
+    data: Any,
+    *,
+    tokenizer: Any = None,
+    text_column: str | Sequence[str] | None = None,
+    max_length: int | None = None,
+    decoder_texts: Sequence[str] | None = None,
+) -> Source:
+    """Open ``data`` for `take_examples`; parameters and errors are those of `encode`."""
+    if not needs_tokenizer(data, text_column):
         if decoder_texts is not None or text_column is not None:
             raise ValueError("`decoder_texts` and `text_column` go with texts: tensors carry `labels` for the decoder")
-        every = list(_tensor_features(data, model))
+        every = list(_tensor_features(data, model))  # once: a loader may give another order each time
         if not every:
             raise ValueError("`data` must hold at least one example, got none")
-        rows, name = draw_rows(len(every), n_samples, seed), ""
-        features, n_truncated, limit = [every[row] for row in rows], 0, None
-        available, source = len(every), f"{type(data).__name__} in memory"
-        mark = fingerprint(_key(feature) for feature in every)
-    _check_fits(features, model)
-    kept = list({_key(feature): position for position, feature in reversed(list(enumerate(features)))}.values())
-    kept.sort()
-    record = {
-        "data": source,
+        record = _source_record(f"{type(data).__name__} in memory", fingerprint(map(_key, every)), len(every), None, "")
+        return Source(len(every), lambda rows: ([every[row] for row in rows], 0), record)
+    texts = data if isinstance(data, Texts) else read_texts(data, text_column=text_column)
+    loaded = load_tokenizer(model, tokenizer)
+    limit = length_limit(model, loaded, max_length)
+    available, mark = len(texts.values), texts.fingerprint()
+    if decoder_texts is not None:
+        mark = fingerprint([mark.encode(), Texts(list(decoder_texts), "").fingerprint().encode()])
+
+    def features_of(rows: NDArray[np.int64]) -> tuple[list[Features], int]:
+        features, n_truncated = tokenize([texts.values[row] for row in rows], loaded, limit, rows)
+        if decoder_texts is not None:
+            n_truncated += add_decoder_texts(features, decoder_texts, rows, available, model, loaded, limit)
+        return features, n_truncated
+
+    name = str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)
+    return Source(available, features_of, _source_record(texts.source, mark, available, limit, name))
+
+
+def _source_record(data: str, mark: str, n_available: int, limit: int | None, tokenizer: str) -> dict[str, Any]:
+    return {
+        "data": data,
         "data_fingerprint": mark,
-        "n_available": available,
+        "n_available": n_available,
+        "max_length": limit or 0,
+        "tokenizer": tokenizer,
+    }
+
+
+def take_examples(
+    source: Source, rows: NDArray[np.int64], model: torch.nn.Module, seen: set[bytes] | None = None
+) -> Examples:
+    """Return the distinct examples of these data rows.
+
+    Parameters
+    ----------
+    source : Source
+        As from `open_source`.
+    rows : ndarray of shape (n_rows,)
+        Data rows.
+    model : torch.nn.Module
+        What they are for.
+    seen : set of bytes, optional
+        Examples of earlier rounds, which are left out; those of this round are added.
+    """
+    features, n_truncated = source.features_of(rows)
+    _check_fits(features, model)
+    known = set() if seen is None else seen
+    kept = []
+    for position, feature in enumerate(features):
+        key = _key(feature)
+        if key not in known:
+            known.add(key)
+            kept.append(position)
+    record = {
+        **source.record,
         "n_texts": len(rows),
         "text_copies_removed": len(rows) - len(kept),
         "n_truncated": n_truncated,
-        "max_length": limit or 0,
-        "tokenizer": name,
-        "sample_seed": seed,
     }
     return Examples([features[position] for position in kept], rows[kept], record)
 
@@ -138,83 +212,6 @@ def n_tokens(feature: Features, stack: str = "encoder") -> int:
     """Return the number of tokens of an example in ``stack``, 0 where it holds no token ids."""
     key = "decoder_input_ids" if stack == "decoder" and "decoder_input_ids" in feature else "input_ids"
     return len(feature[key]) if key in feature else 0
-
-
-def pad_id_of(model: torch.nn.Module) -> int:
-    """Return the token id to pad with; RoBERTa-like models derive positions from it."""
-    return max(0, int(getattr(getattr(model, "config", None), "pad_token_id", None) or 0))  # LLaMA once had −1
-
-
-def _length_limit(model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", asked: int | None) -> int | None:
-    own = int(tokenizer.model_max_length)
-    # Tokenizers without a limit of their own say 1e30.
-    limits = [] if asked is None else [check_integer("max_length", asked, 3)]
-    limits += [own] if own < 1_000_000 else []
-    positions = position_limit(model)
-    limits += [] if positions is None else [positions]
-    return min(limits, default=None)
-
-
-def _tokenize(
-    texts: Sequence[Text], tokenizer: Any, limit: int | None, rows: NDArray[np.int64]
-) -> tuple[list[Features], int]:
-    """Tokenize texts without padding; return the features and how many texts were truncated."""
-    encoded = _call_tokenizer(tokenizer, texts, None)
-    long = [i for i, ids in enumerate(encoded["input_ids"]) if limit is not None and len(ids) > limit]
-    if long:
-        cut = _call_tokenizer(tokenizer, [texts[i] for i in long], limit)
-        for key, values in encoded.items():
-            for i, value in zip(long, cut[key], strict=True):
-                values[i] = value
-    features = []
-    for i in range(len(texts)):
-        feature = {key: torch.tensor(encoded[key][i]) for key in TOKEN_KEYS if key in encoded}
-        if not len(feature["input_ids"]):
-            raise ValueError(f"`data`: the text in row {rows[i]} has no tokens: drop empty texts first")
-        features.append(feature)
-    return features, len(long)
-
-
-def _call_tokenizer(tokenizer: Any, texts: Sequence[Text], limit: int | None) -> dict[str, list[list[int]]]:
-    cut = {"truncation": True, "max_length": limit} if limit is not None else {"truncation": False}
-    pairs = isinstance(texts[0], tuple)
-    if any(isinstance(text, tuple) != pairs for text in texts):
-        raise TypeError("`data` must hold texts or pairs of texts, got both")
-    columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
-    return dict(tokenizer(*columns, padding=False, verbose=False, **cut))
-
-
-def _add_decoder_texts(
-    features: list[Features],
-    decoder_texts: Sequence[str],
-    rows: NDArray[np.int64],
-    n_available: int,
-    model: torch.nn.Module,
-    tokenizer: Any,
-    limit: int | None,
-) -> int:
-    """Add the decoder's inputs to the features; return how many decoder texts were truncated."""
-    if len(decoder_texts) != n_available:
-        raise ValueError(
-            f"`decoder_texts` must hold one text for each of the {n_available} rows of `data`, got {len(decoder_texts)}"
-        )
-    targets, n_truncated = _tokenize([decoder_texts[row] for row in rows], tokenizer, limit, rows)
-    for feature, target in zip(features, targets, strict=True):
-        feature["decoder_input_ids"] = _shift_right(target["input_ids"], model)
-    return n_truncated
-
-
-def _shift_right(labels: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
-    """Return the decoder inputs that go with ``labels``: the start token, then all labels but the last."""
-    config = getattr(model, "config", None)
-    start = getattr(config, "decoder_start_token_id", None)
-    if not getattr(config, "is_encoder_decoder", False) or start is None:
-        raise ValueError(
-            "`decoder_texts` go with an encoder-decoder model whose configuration has a `decoder_start_token_id`, "
-            f"got {type(model).__name__}"
-        )
-    shifted = torch.cat([torch.tensor([start]), labels[:-1]])
-    return shifted.masked_fill(shifted == IGNORED_LABEL, pad_id_of(model))
 
 
 def _tensor_features(data: Any, model: torch.nn.Module) -> Iterable[Features]:
@@ -305,7 +302,7 @@ def _one(batch: Mapping[str, torch.Tensor], i: int, model: torch.nn.Module) -> F
             used = (labels != IGNORED_LABEL).nonzero()
             if not len(used):
                 raise ValueError(f"`data`: the labels of example {i} of a batch are all {IGNORED_LABEL}")
-            feature["decoder_input_ids"] = _shift_right(labels[: int(used[-1]) + 1], model)
+            feature["decoder_input_ids"] = shift_right(labels[: int(used[-1]) + 1], model)
     return feature
 
 

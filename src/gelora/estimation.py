@@ -1,12 +1,10 @@
 """Estimate: representations × estimators → profile."""
 
-import inspect
 import math
-import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,20 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from gelora.covariates import mean_norm, spectrum_covariates
-from gelora.profile import COVARIATES, ESTIMATES, make_profile
-from gelora.provenance import fingerprint, generator, package_versions, timestamp
-from gelora.registry import describe_estimator, make_estimator
-from gelora.representations import Representations, extract_representations
-from gelora_estimators.neighbors import Neighbors, nearest_distances
+from gelora.clouds import Representations, as_representations
+from gelora.clouds import as_representations as _as_representations  # noqa: F401
+from gelora.measuring import LayerReading, Measurer, give_out, report_undefined
+from gelora.netcdf import plain_attributes
+from gelora.profile import COVARIATES, make_profile
+from gelora.provenance import generator, package_versions, timestamp
+from gelora.registry import EstimatorChoice, describe_estimator
+from gelora.registry import resolve_estimators as resolve_estimators
+from gelora.replicates import Halves, check_replicates, draw_halves, rows_fingerprints
+from gelora.representations import extract_representations
+from gelora.stopping import UntilStable, Verdict
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
 
-EstimatorChoice = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]]
+SampleChoice = int | str | UntilStable | Callable[[Representations], bool] | None
 
 
 def estimate(
@@ -31,7 +34,9 @@ def estimate(
     *,
     estimator: EstimatorChoice = "twonn",
     pooling: str = "mean",
-    n_samples: int | None = 5000,
+    n_samples: SampleChoice = 5000,
+    n_replicates: int = 0,
+    confidence: float = 0.9,
     seed: int = 0,
     text_column: str | Sequence[str] | None = None,
     max_length: int | None = None,
@@ -55,7 +60,17 @@ def estimate(
         What to run through it; see `extract_representations`.
     estimator : str, estimator, a list of these, or a mapping from label to these
         Names as in `available_estimators`, with options as in ``"mle(k1=5, k2=10)"``, or callables.
-    pooling, n_samples, text_column, max_length, decoder_texts, n_tokens, layers, tokenizer, batch_size, device, \
+    n_samples : int, "auto", UntilStable, callable, optional
+        Rows drawn, by the seed alone; None takes all. ``"auto"`` draws in growing rounds, spread evenly over the
+        data, until the ranks of the first estimator would come out the same in another draw with the asked
+        ``confidence``, or the data end; `gelora.stopping.UntilStable` has the rule's options. Another callable is
+        asked as in `extract_representations`.
+    n_replicates : int
+        Estimates on random halves of the rows, the same rows in every layer: an even number. They tell how far
+        ranks can be trusted, see `plan_ranks`; 50 is a good number. ``"auto"`` brings 50 of its own.
+    confidence : float
+        For ``n_samples="auto"``.
+    pooling, text_column, max_length, decoder_texts, n_tokens, layers, tokenizer, batch_size, device, \
     revision, trust_remote_code
         As for `extract_representations`.
     seed : int
@@ -68,7 +83,9 @@ def estimate(
     xarray.Dataset
         The profile: ``dimension``, ``standard_error``, ``ci_low``, ``ci_high``, ``n_points`` and ``undefined``
         (the reason, where a dimension is) by estimator and layer, covariates by layer, provenance in the
-        attributes. A number does not depend on which other estimators or layers were asked for.
+        attributes; ``dimension_scales`` where an estimator reads several scales; with replicates
+        ``dimension_replicates`` and ``dimension_scale_replicates``. A number does not depend on which other
+        estimators or layers were asked for.
 
     Raises
     ------
@@ -95,11 +112,14 @@ def estimate(
     """
     estimators = resolve_estimators(estimator)  # before any work: a mistyped name costs no time
     generator(seed)
+    check_replicates(n_replicates)
+    watch = _watch(n_samples, estimators, n_replicates, confidence, seed)
+    draw: Any = n_samples if watch is None else watch
     representations = extract_representations(
         model,
         data,
         pooling=pooling,
-        n_samples=n_samples,
+        n_samples=draw,
         seed=seed,
         text_column=text_column,
         max_length=max_length,
@@ -113,11 +133,20 @@ def estimate(
         trust_remote_code=trust_remote_code,
         progress=progress,
     )
-    return estimate_representations(representations, estimator=estimators, seed=seed, progress=progress)
+    if watch is None:
+        return estimate_representations(
+            representations, estimator=estimators, n_replicates=n_replicates, seed=seed, progress=progress
+        )
+    return watch.finish(representations, estimators, progress)
 
 
 def estimate_representations(
-    representations: Any, *, estimator: EstimatorChoice = "twonn", seed: int = 0, progress: bool = True
+    representations: Any,
+    *,
+    estimator: EstimatorChoice = "twonn",
+    n_replicates: int = 0,
+    seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Estimate the intrinsic dimension of point clouds one already has.
 
@@ -125,8 +154,9 @@ def estimate_representations(
     ----------
     representations : Representations, sequence of arrays, or mapping from name to array
         One cloud of shape (n_points, width) per layer, NumPy or torch, in order of depth.
-    estimator, seed, progress
-        As for `estimate`. An estimator's own draws go by the seed and the name of the cloud, or its place in a list.
+    estimator, n_replicates, seed, progress
+        As for `estimate`; replicates need clouds of one length. An estimator's own draws go by the seed and the name
+        of the cloud, or its place in a list.
 
     Returns
     -------
@@ -149,237 +179,205 @@ def estimate_representations(
     [True, True]
     """
     estimators = resolve_estimators(estimator)
-    clouds = _as_representations(representations)
-    described = {label: describe_estimator(function) for label, function in estimators.items()}
+    clouds = as_representations(representations)
     started = time.perf_counter()
-    shape = (len(estimators), len(clouds))
-    results = {name: np.full(shape, np.nan) for name in ESTIMATES}
-    n_points = np.zeros(shape, dtype=np.int64)
-    undefined = np.full(shape, "", dtype=object)
-    covariates = {name: np.full(len(clouds), np.nan) for name in COVARIATES}
-    seconds = dict.fromkeys(estimators, 0.0)
-    searching = 0.0
-    caught: list[tuple[str, str, warnings.WarningMessage]] = []
-    bar = tqdm(total=math.prod(shape), desc="dimensions", unit=" estimates", disable=not progress)
-    with bar:
-        for column, points in enumerate(clouds.clouds):
-            begun = time.perf_counter()
-            found = _search_once(points, estimators)
-            searching += time.perf_counter() - begun
-            for name, value in cloud_covariates(points, next(iter(found.values()), None)).items():
-                covariates[name][column] = value
-            for row, (label, function) in enumerate(estimators.items()):
-                begun = time.perf_counter()
-                # By the module's path, not its position: it does not change with the layers asked for.
-                rng = generator(seed, label, clouds.stacks[column], clouds.names[column])
-                with _caught_into(caught, label, f"layer {clouds.layers[column]} of the {clouds.stacks[column]}"):
-                    one, reason = _estimate_one(function, label, points, rng, found.get(label))
-                values = (one.dimension, one.standard_error, *one.interval)
-                for name, value in zip(ESTIMATES, values, strict=True):
-                    results[name][row, column] = value
-                n_points[row, column], undefined[row, column] = one.n_points, reason
-                seconds[label] += time.perf_counter() - begun
-                bar.update()
-    _give_out(caught)  # after the progress bar, which they would tear apart
-    _report_undefined(undefined, list(estimators), clouds)
+    halves = _halves(clouds, check_replicates(n_replicates), seed)
+    n_estimates = len(estimators) * len(clouds) * (1 + len(halves))
+    with tqdm(total=n_estimates, desc="dimensions", unit=" estimates", disable=not progress) as bar:
+        measurer = Measurer(clouds=clouds, estimators=estimators, halves=halves, seed=seed, advance=bar.update)
+        layers = [measurer.measure(column) for column in range(len(clouds))]
+    give_out(measurer.caught)  # after the progress bar, which they would tear apart
+    undefined = _table(layers, list(estimators), lambda reading: reading.reason, object)
+    report_undefined(undefined, list(estimators), clouds)
+    return _assemble(clouds, estimators, layers, halves, seed, time.perf_counter() - started)
+
+
+def _halves(clouds: Representations, n_replicates: int, seed: int) -> Halves:
+    if n_replicates and not clouds.rows:
+        raise ValueError(
+            "`n_replicates` needs clouds of one length, whose rows belong together: halves take the same rows in every "
+            f"layer, got {sorted({len(cloud) for cloud in clouds.clouds})} points"
+        )
+    return draw_halves(clouds.rows, n_replicates, seed)
+
+
+def _table(layers: Sequence[LayerReading], labels: Sequence[str], value: Callable[[Any], Any], dtype: Any) -> Any:
+    return np.array([[value(layer.readings[label]) for layer in layers] for label in labels], dtype=dtype)
+
+
+def _assemble(
+    clouds: Representations,
+    estimators: Mapping[str, DimensionEstimator],
+    layers: Sequence[LayerReading],
+    halves: Halves,
+    seed: int,
+    seconds: float,
+) -> xr.Dataset:
+    """Put the readings of all layers into a profile."""
+    labels = list(estimators)
+
+    def table(value: Callable[[DimensionEstimate], float]) -> NDArray[np.float64]:
+        numbers: NDArray[np.float64] = _table(layers, labels, lambda reading: value(reading.estimate), np.float64)
+        return numbers
+
+    optional, scales = _optional(layers, labels, len(halves))
+    seconds_of = {label: sum(layer.readings[label].seconds for layer in layers) for label in labels}
+    replicates = {
+        "n_replicates": len(halves),
+        "n_rows": halves.n_rows,
+        "replicate_rows": halves.n_rows // 2,
+        "replicate_seed": int(seed),
+        "rows_fingerprint": rows_fingerprints(clouds.rows),
+    }
     return make_profile(
-        estimators=list(estimators),
-        estimates=results,
-        n_points=n_points,
-        undefined=undefined,
-        covariates=covariates,
+        estimators=labels,
+        estimates={
+            "dimension": table(lambda one: one.dimension),
+            "standard_error": table(lambda one: one.standard_error),
+            "ci_low": table(lambda one: one.interval[0]),
+            "ci_high": table(lambda one: one.interval[1]),
+        },
+        n_points=table(lambda one: one.n_points).astype(np.int64),
+        undefined=_table(layers, labels, lambda reading: reading.reason, object),
+        covariates={name: np.array([layer.covariates.get(name, np.nan) for layer in layers]) for name in COVARIATES},
         stacks=clouds.stacks,
         layers=clouds.layers,
         names=clouds.names,
+        optional=optional,
+        scales=scales,
         attributes={
             **clouds.attributes,
+            **replicates,
             "seed": int(seed),
-            "estimators": described,
+            "estimators": {label: describe_estimator(function) for label, function in estimators.items()},
             "citations": {label: str(getattr(f, "citation", "")) for label, f in estimators.items()},
-            "estimator_seconds": {label: round(value, 3) for label, value in seconds.items()},
-            "neighbor_search_seconds": round(searching, 3),
-            "estimation_seconds": round(time.perf_counter() - started, 3),
+            "estimator_seconds": {label: round(value, 3) for label, value in seconds_of.items()},
+            "neighbor_search_seconds": round(sum(layer.search_seconds for layer in layers), 3),
+            "estimation_seconds": round(seconds, 3),
             "versions": package_versions(),
             "created": timestamp(),
         },
     )
 
 
-def resolve_estimators(choice: EstimatorChoice) -> dict[str, DimensionEstimator]:
-    """Return label → estimator for whatever ``estimator=`` was given.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an unknown name, nothing at all, two estimators with one label, or something that is no estimator.
-    """
-    if isinstance(choice, Mapping):
-        entries = list(choice.items())
-    else:
-        many = list(choice) if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
-        entries = [(_label(entry), entry) for entry in many]
-    if not entries:
-        raise ValueError("`estimator` must name at least one estimator, got none")
-    resolved: dict[str, DimensionEstimator] = {}
-    for label, entry in entries:
-        if label in resolved:
-            raise ValueError(
-                f"`estimator` has {label!r} twice: give a mapping from labels of your own to the two estimators"
-            )
-        resolved[label] = make_estimator(entry) if isinstance(entry, str) else _check_callable(entry)
-    return resolved
-
-
-def _label(entry: Any) -> str:
-    if isinstance(entry, str):
-        return entry
-    own = getattr(entry, "name", None) or getattr(entry, "__name__", None)
-    return str(own or type(entry).__name__.lower())
+def _optional(
+    layers: Sequence[LayerReading], labels: Sequence[str], n_replicates: int
+) -> tuple[dict[str, NDArray[np.float64]], list[float]]:
+    """Return the variables by scale and replicate, where there are any, and the scales of all estimators."""
+    every = [layer.readings[label].estimate.scales for layer in layers for label in labels]
+    scales = sorted({float(scale) for found in every if found is not None for scale in found})
+    shape = (len(labels), len(layers))
+    optional = {}
+    if n_replicates:
+        optional["dimension_replicates"] = np.full((*shape, n_replicates), np.nan)
+    if scales:
+        optional["dimension_scales"] = np.full((*shape, len(scales)), np.nan)
+    if scales and n_replicates:
+        optional["dimension_scale_replicates"] = np.full((*shape, len(scales), n_replicates), np.nan)
+    for (row, label), (column, layer) in product(enumerate(labels), enumerate(layers)):
+        reading = layer.readings[label]
+        if scales:
+            optional["dimension_scales"][row, column] = _by_scale(reading.estimate, scales)
+        for number, half in enumerate(reading.halves):
+            if half is None:
+                continue
+            optional["dimension_replicates"][row, column, number] = half.dimension
+            if scales:
+                optional["dimension_scale_replicates"][row, column, :, number] = _by_scale(half, scales)
+    return optional, scales
 
 
-def _check_callable(entry: Any) -> DimensionEstimator:
-    if isinstance(entry, type) or not callable(entry):
-        raise TypeError(
-            f"`estimator` must be a name, an estimator, a list of these or a mapping to these, got {entry!r:.80}"
-            + ("; that is a class: pass an instance" if isinstance(entry, type) else "")
-        )
-    estimator: DimensionEstimator = entry
-    return estimator
+def _by_scale(one: DimensionEstimate, scales: Sequence[float]) -> NDArray[np.float64]:
+    if one.scales is None or one.dimension_by_scale is None:
+        return np.full(len(scales), np.nan)
+    known = dict(zip(one.scales.tolist(), one.dimension_by_scale.tolist(), strict=True))
+    return np.array([known.get(scale, math.nan) for scale in scales])
 
 
-@contextmanager
-def _caught_into(caught: list[tuple[str, str, warnings.WarningMessage]], label: str, where: str) -> Iterator[None]:
-    """Keep the warnings given inside, with the estimator and layer they are about."""
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        yield
-    caught.extend((label, where, entry) for entry in found)
+class _Watch:
+    """Asks a stopping rule after every round, of the first estimator's profile."""
 
+    def __init__(
+        self, rule: UntilStable, estimators: Mapping[str, DimensionEstimator], n_replicates: int, seed: int
+    ) -> None:
+        self.rule = rule
+        self.first = rule.first
+        self.growth = rule.growth
+        self.n_replicates = max(n_replicates, rule.n_replicates)
+        self.seed = seed
+        self.label = next(iter(estimators))
+        self.estimator = {self.label: estimators[self.label]}
+        self.verdicts: list[Verdict] = []
+        self.profile: xr.Dataset | None = None
+        self.seconds = 0.0
 
-def _give_out(caught: Sequence[tuple[str, str, warnings.WarningMessage]]) -> None:
-    """Give warnings out, of an estimator's like ones the first, with all layers that have it."""
-    alike: dict[tuple[Any, ...], list[tuple[str, str, warnings.WarningMessage]]] = {}
-    for entry in caught:
-        text = re.split(r"[-+]?\d", str(entry[2].message))[0]  # up to the first number: layers differ there
-        alike.setdefault((entry[0], entry[2].category, text), []).append(entry)
-    for (label, category, _), entries in alike.items():
-        more = f" (the first of {len(entries)} alike)" if len(entries) > 1 else ""
-        layers = ", ".join(where for _, where, _ in entries)
-        warnings.warn(f"{label}, {layers}: {entries[0][2].message}{more}", category=category, stacklevel=3)
-
-
-def _search_once(points: NDArray[Any], estimators: Mapping[str, DimensionEstimator]) -> dict[str, Neighbors]:
-    """Return the neighbours for every estimator that can take them from a search made for all.
-
-    Estimators with ``from_distances`` and ``k`` share the search for the largest k on their device.
-    """
-    groups: dict[str, list[str]] = {}
-    for label, function in estimators.items():
-        if hasattr(function, "from_distances") and hasattr(function, "k"):
-            groups.setdefault(str(getattr(function, "device", "auto")), []).append(label)
-    shared: dict[str, Neighbors] = {}
-    for device, labels in groups.items():
-        k = max(int(getattr(estimators[label], "k")) for label in labels)  # noqa: B009  # not in the protocol
+    def __call__(self, representations: Representations) -> bool:
+        begun = time.perf_counter()
         try:
-            found = nearest_distances(points, k, minimum=1, device=device)
-        except DegenerateCloudError:
-            continue  # on its own each estimator says what it needed
-        shared |= dict.fromkeys(labels, found)
-    return shared
+            return self._judge(representations)
+        finally:
+            self.seconds += time.perf_counter() - begun
 
+    def _judge(self, representations: Representations) -> bool:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # those of the last round are given out at the end
+            try:
+                self.profile = self._estimate(representations, self.estimator, progress=False)
+            except DegenerateCloudError:
+                return False  # too few examples yet
+        self.verdicts.append(self.rule.judge(self.profile, self.label))
+        return self.verdicts[-1].stable
 
-def _from_search(function: Any, points: NDArray[Any], rng: np.random.Generator, found: Neighbors) -> DimensionEstimate:
-    """Return the estimate from a search made for several estimators."""
-    offered = {"indices": found.indices, "points": points[found.rows] if found.n_copies else points}
-    parameters = inspect.signature(function.from_distances).parameters
-    extras = {name: value for name, value in offered.items() if name in parameters}
-    estimate: DimensionEstimate = function.from_distances(found.distances, len(points), rng, **extras)
-    return estimate
+    def finish(
+        self, representations: Representations, estimators: Mapping[str, DimensionEstimator], progress: bool
+    ) -> xr.Dataset:
+        """Return the profile of everything that was extracted, with the verdicts of the rounds."""
+        profile = self._estimate(representations, estimators, progress)
+        last = self.verdicts[-1] if self.verdicts else None
+        if last is None or not last.stable:
+            _warn_unsettled(last, self.rule.confidence)
+        rounds = {"auto": [verdict.record() for verdict in self.verdicts], "auto_estimator": self.label}
+        stopped = "the data ended" if last is None or not last.stable else "the ranks were stable"
+        rule = {"confidence": self.rule.confidence, "rounding": self.rule.rounding, "offset": self.rule.offset}
+        seconds = {
+            "auto_seconds": round(self.seconds, 3),
+            "extraction_seconds": round(float(profile.attrs["extraction_seconds"]) - self.seconds, 3),
+        }
+        return profile.assign_attrs(plain_attributes({**rounds, **seconds, "auto_rule": rule, "auto_stopped": stopped}))
 
-
-def _estimate_one(
-    function: DimensionEstimator,
-    label: str,
-    points: NDArray[Any],
-    rng: np.random.Generator,
-    shared: Neighbors | None = None,
-) -> tuple[DimensionEstimate, str]:
-    """Return the estimate and an empty string, or NaN and the reason why the dimension is undefined."""
-    try:
-        found = function(points, rng=rng) if shared is None else _from_search(function, points, rng, shared)
-    except DegenerateCloudError as error:
-        return DimensionEstimate(math.nan), str(error)
-    if not isinstance(found, DimensionEstimate):
-        raise TypeError(f"the estimator {label!r} must return a DimensionEstimate, got {type(found).__name__}")
-    if not math.isfinite(found.dimension) or found.dimension <= 0:
-        return DimensionEstimate(math.nan, n_points=found.n_points), f"the estimator returned {found.dimension}"
-    return found, ""
-
-
-def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None) -> dict[str, float]:
-    """Return the covariates of one cloud, NaN where it is degenerate; ``found`` saves a search."""
-    if len(points) < 2 or not np.isfinite(points).all():
-        return {}
-    values = {"mean_norm": mean_norm(points), **spectrum_covariates(points)}
-    try:
-        nearest = found or nearest_distances(points, 1)
-        values["mean_nearest_distance"] = float(nearest.distances[:, 0].mean())
-    except DegenerateCloudError:
-        values["mean_nearest_distance"] = math.nan
-    return values
-
-
-def _report_undefined(undefined: NDArray[Any], labels: Sequence[str], clouds: Representations) -> None:
-    reasons = [
-        f"{label}, layer {clouds.layers[column]} of the {clouds.stacks[column]}: {undefined[row, column]}"
-        for row, label in enumerate(labels)
-        for column in range(len(clouds))
-        if undefined[row, column]
-    ]
-    if len(reasons) == undefined.size:
-        raise DegenerateCloudError(f"no dimension is defined on any layer; {reasons[0]}")
-    for reason in reasons:
-        warnings.warn(f"the dimension is undefined for {reason}", stacklevel=3)
-
-
-def _as_representations(given: Any) -> Representations:
-    if isinstance(given, Representations):
-        return given
-    named = dict(given) if isinstance(given, Mapping) else None
-    if named is None and (not isinstance(given, Sequence) or isinstance(given, str)):
-        raise TypeError(
-            "`representations` must be the result of `extract_representations`, a list of arrays of shape "
-            f"(n_points, width), or a mapping to such arrays, got {type(given).__name__}"
+    def _estimate(
+        self, representations: Representations, estimators: Mapping[str, DimensionEstimator], progress: bool
+    ) -> xr.Dataset:
+        return estimate_representations(
+            representations, estimator=estimators, n_replicates=self.n_replicates, seed=self.seed, progress=progress
         )
-    arrays = [_as_array(cloud) for cloud in (named.values() if named is not None else given)]
-    if not arrays:
-        raise ValueError("`representations` must hold at least one cloud, got none")
-    names = tuple(str(name) for name in named) if named is not None else tuple(f"cloud {i}" for i in range(len(arrays)))
-    return Representations(
-        clouds=tuple(arrays),
-        stacks=("encoder",) * len(arrays),
-        layers=tuple(range(len(arrays))),
-        names=names,
-        rows={},
-        attributes={
-            "data": "point clouds in memory",
-            "data_fingerprint": fingerprint(np.ascontiguousarray(cloud).tobytes() for cloud in arrays),
-            "n_texts": max(len(cloud) for cloud in arrays),
-            "pooling": "",
-            "model": "",
-        },
+
+
+def _watch(
+    n_samples: SampleChoice,
+    estimators: Mapping[str, DimensionEstimator],
+    n_replicates: int,
+    confidence: float,
+    seed: int,
+) -> _Watch | None:
+    """Return what decides in the extraction's rounds; None where the number is given, or somebody else decides."""
+    if isinstance(n_samples, str):
+        if n_samples != "auto":
+            raise ValueError(f"`n_samples` must be a number, 'auto' or None for all, got {n_samples!r}")
+        return _Watch(UntilStable(confidence=confidence), estimators, n_replicates, seed)
+    if isinstance(n_samples, UntilStable):
+        return _Watch(n_samples, estimators, n_replicates, seed)
+    return None
+
+
+def _warn_unsettled(last: Verdict | None, confidence: float) -> None:
+    if last is None:
+        warnings.warn("the data ended before any dimension was defined in halves of it", stacklevel=4)
+        return
+    need = "no number of examples" if math.isinf(last.n_settling) else f"about {last.n_settling:,.0f} examples"
+    warnings.warn(
+        f"the data ended at {last.n_rows:,} examples before the ranks were stable: another draw would give the same "
+        f"with probability {last.stability:.2f}, and {need} would make it {confidence:g}; see how the plan moves "
+        "with scale and rounding",
+        stacklevel=4,
     )
-
-
-def _as_array(cloud: Any) -> NDArray[Any]:
-    if hasattr(cloud, "detach"):
-        tensor = cloud.detach().cpu()
-        # NumPy does not know bfloat16; float16 is kept, so that its coarse rounding is known.
-        cloud = tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
-    array = np.asarray(cloud)
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise ValueError(
-            "`representations`: a cloud must be a numeric array of shape (n_points, width), "
-            f"got {array.dtype} of shape {array.shape}"
-        )
-    return array

@@ -9,10 +9,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gelora.blocks import Architecture, architecture_of, find_blocks, weights_fingerprint
+from gelora.blocks import (
+    Architecture,
+    architecture_of,
+    find_blocks,
+    is_linear,
+    matrix_shape,
+    weights_fingerprint,
+)
 from gelora.files import atomic_path, to_json
+from gelora.plan_uncertainty import PlanScales, PlanUncertainty, scales_from_record, uncertainty_from_record
 
 if TYPE_CHECKING:
+    import xarray as xr
     from peft import LoraConfig
     from torch import nn
 
@@ -31,7 +40,9 @@ class ModuleRank:
     block : int
         Block of that stack, from 1.
     role : str
-        ``"query"``, ``"key"``, ``"value"``, ``"output"``, or ``"query_key_value"`` where they are one matrix.
+        ``"query"``, ``"key"``, ``"value"``, ``"output"``, ``"query_key_value"`` where they are one matrix, or
+        another name of its model's attention (`gelora.blocks.SHARED_ROLES`); of any other matrix the module path
+        relative to its block, e.g. ``"mlp.up_proj"``.
     name : str
         Module path in the model that the plan is bound to.
     rank : int
@@ -78,6 +89,10 @@ class RankPlan:
         α / r, the same for every matrix.
     provenance : mapping
         Policy options and the origin of the profile.
+    uncertainty : PlanUncertainty, optional
+        What resampling says of the ranks, for a profile with replicates.
+    by_scale : PlanScales, optional
+        The scale the ranks hold at, and the ranks at the others.
 
     Notes
     -----
@@ -91,6 +106,8 @@ class RankPlan:
     weights_fingerprint: str
     scaling: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: PlanUncertainty | None = None
+    by_scale: PlanScales | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -99,8 +116,55 @@ class RankPlan:
 
     @property
     def block_ranks(self) -> dict[tuple[str, int], int]:
-        """Rank of each (stack, block)."""
-        return {(module.stack, module.block): module.rank for module in self.modules}
+        """Rank of each (stack, block), the largest of its matrices where they differ."""
+        ranks: dict[tuple[str, int], int] = {}
+        for module in self.modules:
+            key = (module.stack, module.block)
+            ranks[key] = max(ranks.get(key, 0), module.rank)
+        return ranks
+
+    @property
+    def stability(self) -> float:
+        """Probability that another draw of as many examples gives the same plan; NaN without replicates."""
+        return math.nan if self.uncertainty is None else self.uncertainty.stability
+
+    @property
+    def module_stability(self) -> "xr.DataArray | None":
+        """The same for each module by itself, along ``module``."""
+        return None if self.uncertainty is None else self._along_modules(self.uncertainty.module_stability)
+
+    @property
+    def expected_ranks(self) -> "xr.DataArray | None":
+        """Mean of each module's distribution over ranks, along ``module``."""
+        return None if self.uncertainty is None else self._along_modules(self.uncertainty.expected)
+
+    @property
+    def probabilities(self) -> "xr.DataArray | None":
+        """Probability of each rank, (module, rank): what the errors of the dimensions leave open."""
+        if self.uncertainty is None:
+            return None
+        found = self._along_modules(self.uncertainty.probabilities, "rank")
+        return found.assign_coords(rank=list(self.uncertainty.ranks))
+
+    @property
+    def ranks_by_scale(self) -> "xr.DataArray | None":
+        """Rank at each scale of a multiscale estimator, (scale, module), with the ``stability`` of each plan."""
+        if self.by_scale is None or not self.by_scale.scales:
+            return None
+        found = self._along_modules(list(zip(*self.by_scale.ranks, strict=True)), "scale").transpose("scale", "module")
+        stability = ("scale", list(self.by_scale.stabilities))
+        return found.assign_coords(scale=list(self.by_scale.scales), stability=stability)
+
+    def _along_modules(self, values: Any, *more: str) -> "xr.DataArray":
+        import xarray as xr
+
+        modules = self.modules
+        coords = {
+            "module": [module.name for module in modules],
+            "block": ("module", [module.block for module in modules]),
+            "stack": ("module", [module.stack for module in modules]),
+        }
+        return xr.DataArray([list(v) for v in values] if more else list(values), dims=("module", *more), coords=coords)
 
     def bind(self, model: "nn.Module") -> "RankPlan":
         """Return this plan with the module names of ``model``.
@@ -108,7 +172,7 @@ class RankPlan:
         Raises
         ------
         ValueError
-            If ``model`` has another architecture, depth or width.
+            If ``model`` has another architecture, depth or width, or lacks a matrix of the plan.
 
         Warns
         -----
@@ -118,13 +182,23 @@ class RankPlan:
         blocks = find_blocks(model)
         check_same_architecture(self.architecture, architecture_of(model, blocks), "the plan")
         warn_other_weights(self.weights_fingerprint, weights_fingerprint(model, blocks), "the plan")
-        names = {(b.stack, b.index, role): name for b in blocks for role, name in b.roles.items()}
-        missing = [m for m in self.modules if (m.stack, m.block, m.role) not in names]
-        if missing:
-            raise ValueError(
-                f"the plan adapts the {missing[0].role} matrix of block {missing[0].block}, which the model lacks"
-            )
-        bound = (replace(m, name=names[m.stack, m.block, m.role]) for m in self.modules)
+        found = {(block.stack, block.index): block for block in blocks}
+        layers = {name: module for name, module in model.named_modules() if is_linear(module)}
+        bound = []
+        for module in self.modules:
+            block = found.get((module.stack, module.block))
+            name = "" if block is None else block.roles.get(module.role, f"{block.name}.{module.role}")
+            sides = matrix_shape(layers[name]) if name in layers else ()
+            if sides != (module.in_features, module.out_features):
+                raise ValueError(
+                    f"the plan adapts the {module.role} matrix of block {module.block}, "
+                    + (
+                        f"{module.in_features} × {module.out_features}, which is {sides[0]} × {sides[1]} in the model"
+                        if sides
+                        else "which the model lacks"
+                    )
+                )
+            bound.append(replace(module, name=name))
         return replace(self, modules=tuple(bound))
 
     def to_lora_config(
@@ -175,7 +249,7 @@ class RankPlan:
 
     def save(self, path: str | Path) -> Path:
         """Write the plan to a JSON file, whole or not at all."""
-        record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **_plain(asdict(self))}
         with atomic_path(path) as temporary:
             temporary.write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
         return Path(path)
@@ -233,6 +307,8 @@ def _from_record(record: Any, path: str) -> RankPlan:
             weights_fingerprint=str(record["weights_fingerprint"]),
             scaling=_positive("scaling", record["scaling"]),
             provenance=dict(record["provenance"]),
+            uncertainty=uncertainty_from_record(record.get("uncertainty")),
+            by_scale=scales_from_record(record.get("by_scale")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path`: {path!r} is a damaged rank plan: {type(error).__name__} {error}") from error
@@ -241,6 +317,15 @@ def _from_record(record: Any, path: str) -> RankPlan:
     if len({(module.stack, module.block, module.role) for module in plan.modules}) < len(plan.modules):
         raise ValueError(f"`path`: {path!r} is a damaged rank plan: it has a matrix twice")
     return plan
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` with null in place of NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _module(entry: Mapping[str, Any]) -> ModuleRank:

@@ -24,6 +24,12 @@ GELORA_CITATION = """@inproceedings{eddib2025gelora,
 }"""
 
 ESTIMATES = ("dimension", "standard_error", "ci_low", "ci_high")
+# Where they were asked for, or the estimator gives them.
+OPTIONAL_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "dimension_scales": ("estimator", "layer", "scale"),
+    "dimension_replicates": ("estimator", "layer", "replicate"),
+    "dimension_scale_replicates": ("estimator", "layer", "scale", "replicate"),
+}
 COVARIATES = ("mean_norm", "mean_nearest_distance", "spectral_entropy", "participation_ratio", "anisotropy")
 _LONG_NAMES = {
     "dimension": "intrinsic dimension",
@@ -32,6 +38,10 @@ _LONG_NAMES = {
     "ci_high": "upper end of the confidence interval",
     "n_points": "distinct points used",
     "undefined": "why the dimension is undefined, empty where it is defined",
+    "dimension_scales": "intrinsic dimension by scale, NaN where an estimator has no such scale",
+    "dimension_replicates": "intrinsic dimension on halves of the data rows; replicates 2s and 2s + 1 are split s",
+    "dimension_scale_replicates": "intrinsic dimension by scale on the same halves",
+    "scale": "neighbourhood size or whatever the estimator calls its scale",
     "mean_norm": "mean Euclidean norm of the points",
     "mean_nearest_distance": "mean distance to the nearest other point",
     "spectral_entropy": "entropy of the normalised eigenvalues of the centred covariance, in nats",
@@ -51,6 +61,8 @@ def make_profile(
     layers: Sequence[int],
     names: Sequence[str],
     attributes: Mapping[str, Any],
+    optional: Mapping[str, NDArray[np.float64]] | None = None,
+    scales: Sequence[float] = (),
 ) -> xr.Dataset:
     """Put estimates, covariates and provenance into a Dataset of the profile's schema.
 
@@ -68,6 +80,10 @@ def make_profile(
         Coordinates along ``layer``.
     attributes : mapping
         Provenance; what is no number or text is stored as JSON, as netCDF knows nothing else.
+    optional : mapping, optional
+        Some of `OPTIONAL_VARIABLES`, with the dimensions given there.
+    scales : sequence of float
+        The scales along ``scale``.
 
     Returns
     -------
@@ -79,6 +95,8 @@ def make_profile(
     variables: dict[str, Any] = {name: (grid, estimates[name]) for name in ESTIMATES}
     variables |= {"n_points": (grid, n_points), "undefined": (grid, undefined.astype(object))}
     variables |= {name: ("layer", covariates[name]) for name in COVARIATES}
+    extra = dict(optional or {})
+    variables |= {name: (OPTIONAL_VARIABLES[name], values) for name, values in extra.items()}
     profile = xr.Dataset(
         variables,
         coords={
@@ -90,8 +108,11 @@ def make_profile(
         },
         attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | plain_attributes(attributes),
     )
+    if len(scales):
+        profile = profile.assign_coords(scale=np.array(scales, dtype=np.float64))
     for name, text in _LONG_NAMES.items():
-        profile[name].attrs["long_name"] = text
+        if name in profile.variables:
+            profile[name].attrs["long_name"] = text
     return check_profile(profile)
 
 
@@ -111,8 +132,9 @@ def check_profile(profile: Any) -> xr.Dataset:
         )
     check_schema(profile, "`profile`", schema=SCHEMA, version=SCHEMA_VERSION, kind="profile", made_by="gelora estimate")
     grid: tuple[str, ...] = ("estimator", "layer")
-    needed = dict.fromkeys((*ESTIMATES, "n_points", "undefined"), grid)
+    needed: dict[str, tuple[str, ...]] = dict.fromkeys((*ESTIMATES, "n_points", "undefined"), grid)
     needed |= dict.fromkeys((*COVARIATES, "name", "depth", "stack"), ("layer",))
+    needed |= {name: dims for name, dims in OPTIONAL_VARIABLES.items() if name in profile.variables}
     for name, dims in needed.items():
         if name not in profile.variables:
             raise ValueError(f"`profile` lacks the variable {name!r}: it was cut or changed since it was made")

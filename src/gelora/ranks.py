@@ -1,45 +1,61 @@
-"""Rank policies: a profile becomes a rank plan."""
+"""From profiles to a rank plan: options checked, a policy asked, its ranks assessed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from gelora.blocks import (
     ROLES,
     Architecture,
     Block,
-    UnknownArchitectureError,
     architecture_of,
     check_finite_parameters,
     find_blocks,
-    is_transposed,
-    matrix_shape,
     weights_fingerprint,
 )
-from gelora.messages import check_integer, nearest
+from gelora.evidence import Evidence, read_evidence
+from gelora.geometry import geometric_ranks as geometric_ranks
 from gelora.models import load_pretrained
 from gelora.plan import ModuleRank, RankPlan, check_same_architecture, warn_other_weights
+from gelora.plan_options import PlanOptions
+from gelora.policies import (
+    POLICIES,
+    PROFILE_FREE,
+    RECOMMENDED_ROUNDING,
+    Policy,
+    RankProblem,
+    check_takes,
+    find_policy,
+    recommended_label,
+    rises_and_dimensions,
+)
 from gelora.profile import attribute, check_profile
-from gelora.provenance import fingerprint, generator, package_versions, timestamp
+from gelora.provenance import package_versions, timestamp
+from gelora.rank_uncertainty import PlanRule, assess, by_scale, module_ranks, statistic_adjustment
+from gelora.targets import Matrix, find_matrices
 
 if TYPE_CHECKING:
     from torch import nn
 
-POLICIES = ("geometric", "uniform")
-ROUNDINGS: dict[str, Callable[[float], int]] = {"ceil": math.ceil, "round": round, "floor": math.floor}
-BlockKey = tuple[str, int]
+Profiles = xr.Dataset | Sequence[xr.Dataset] | None
 
 
 def plan_ranks(
-    profile: xr.Dataset | None,
+    profile: Profiles,
     model: Any,
-    policy: str = "geometric",
+    policy: str | Policy = "geometric",
     *,
     estimator: str | None = None,
-    rounding: str = "ceil",
+    scale: float | None = None,
+    statistic: str = "point",
+    confidence: float = 0.9,
+    combine: str = "max",
+    rounding: str | None = None,
     offset: int = 1,
     minimum: int = 1,
     maximum: int | None = None,
@@ -47,31 +63,47 @@ def plan_ranks(
     rank: int | None = None,
     budget: int | None = None,
     scaling: float = 2.0,
+    targets: str = "attention",
     roles: Sequence[str] = ROLES,
+    data: Any = None,
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> RankPlan:
-    r"""Choose a LoRA rank for the attention matrices of every block.
+    r"""Choose a LoRA rank for every adapted matrix.
 
-    ``"geometric"`` is GeLoRA's rule: block i gets :math:`r_i = \max(d_i - d_{i-1}, 0) + 1`, the same for its
-    query, key, value and attention-output matrices, where :math:`d_i` is the intrinsic dimension of layer i. In a
-    decoder that also attends to an encoder, the matrices are those of its self-attention.
+    ``"geometric"`` is GeLoRA's rule: block i gets :math:`r_i = \max(d_i - d_{i-1}, 0) + 1`, the same for all its
+    adapted matrices, where :math:`d_i` is the intrinsic dimension of layer i. In a decoder that also attends to an
+    encoder, the attention matrices are those of its self-attention.
 
     Parameters
     ----------
-    profile : xarray.Dataset or None
-        As `gelora.estimate` returns; ``policy="uniform"`` needs none, and only checks that one given belongs to
-        the model.
+    profile : xarray.Dataset, list of these, or None
+        As `gelora.estimate` returns; several, of several tasks, are joined by ``combine``. None for policies that
+        need none.
     model : PreTrainedModel, str or Path
         The model to adapt: loaded (the meta device will do, its weights are then not compared), or its folder
         or hub name.
-    policy : {"geometric", "uniform"}
-        ``"uniform"`` gives every block ``rank``, or what ``budget`` pays for.
+    policy : str or callable
+        ``"geometric"``, the paper's rule; ``"recommended"``, the same rule with estimator and rounding chosen on
+        measured stability; ``"uniform"``, ``rank`` everywhere or what ``budget`` pays for; ``"proportional"``, in
+        proportion to the dimension; ``"budget"``, geometric increments scaled to ``budget``; the controls
+        ``"random"``, ``"shuffled"`` and ``"reversed"``; ``"eva"`` (arXiv 2410.07170) and ``"fisher"``, the
+        effective rank of the empirical Fisher information, which run the model on ``data``. Or a function from a
+        `gelora.policies.RankProblem` to ranks by (stack, block) or (stack, block, role).
     estimator : str, optional
         Which of the profile's estimators decides; may be left out where it has one.
-    rounding : {"ceil", "round", "floor"}
-        From a difference of dimensions to an integer.
+    scale : float, optional
+        For an estimator that reads several scales: take its dimensions at this one.
+    statistic : {"point", "mean", "median", "upper"}
+        What of a rise enters the rule: the estimate from all examples; or mean, median or the upper quantile
+        ``confidence`` of its distribution, for profiles with replicates.
+    confidence : float
+        Of that quantile, and the stability below which a warning says how many examples would settle the ranks.
+    combine : {"max", "mean"}
+        Of several profiles: the largest rise of each block, or the mean.
+    rounding : {"ceil", "round", "floor"}, optional
+        From a rise to an integer: ``"ceil"``, but as measured best for ``"recommended"``.
     offset : int
         Added after rounding.
     minimum, maximum : int
@@ -79,23 +111,31 @@ def plan_ranks(
     undefined : {"error", "minimum"}
         What a block beside a layer of undefined dimension gets.
     rank : int, optional
-        For ``"uniform"``: the rank of every block.
+        For ``"uniform"`` and ``"eva"``: the rank of every block, or the mean rank.
     budget : int, optional
-        For ``"uniform"``: trainable adapter parameters. Every block gets the rank that this pays for throughout;
-        the remainder goes to blocks drawn by ``seed``, one rank each.
+        Trainable adapter parameters, never exceeded and met to less than one rank of one block. Policies that
+        take one and are given a profile default to the cost of its geometric ranks.
     scaling : float
         α / r, the same for every matrix.
+    targets : str
+        ``"attention"``, ``"ffn"``, ``"all-linear"``, or a regular expression of module paths; see
+        `gelora.targets.find_matrices`.
     roles : sequence of str
-        The matrices to adapt, of ``"query"``, ``"key"``, ``"value"``, ``"output"``; a fused
+        With ``targets="attention"``: some of ``"query"``, ``"key"``, ``"value"``, ``"output"``; a fused
         ``"query_key_value"`` matrix is one matrix of the block's rank.
+    data : iterable of mappings, optional
+        For ``"eva"`` and ``"fisher"``: batches that the model takes, as a DataLoader gives them; ``"fisher"`` needs
+        ``labels`` in them, and a model that returns a loss.
     seed : int
-        Seed of the draw for the remainder of a budget.
+        Seed of whatever is drawn: remainders, controls, and the draws behind the probabilities.
     revision, trust_remote_code
         For a model given by name.
 
     Returns
     -------
     RankPlan
+        With ``probabilities``, ``stability`` and ``module_stability`` where the profile has replicates
+        (``n_replicates`` of `gelora.estimate`), and ``ranks_by_scale`` where its estimator reads several scales.
 
     Raises
     ------
@@ -106,174 +146,178 @@ def plan_ranks(
     Warns
     -----
     UserWarning
-        If the profile was made with other weights.
+        If the profile was made with other weights, or the plan is less stable than ``confidence``.
 
     Notes
     -----
     The rule as stated is a reading of summaries and of a reproduction of arXiv 2412.09250, consistent with the
     parameter counts published there; rounding and offset are not given in the paper.
     """
-    _check_options(policy, rounding, offset, minimum, maximum, undefined, scaling, roles)
+    name, function = find_policy(policy)
+    options = PlanOptions(
+        estimator=estimator,
+        scale=scale,
+        statistic=statistic,
+        confidence=confidence,
+        combine=combine,
+        rounding=rounding or (RECOMMENDED_ROUNDING if name == "recommended" else "ceil"),
+        offset=offset,
+        minimum=minimum,
+        maximum=maximum,
+        undefined=undefined,
+        rank=rank,
+        budget=budget,
+        scaling=scaling,
+        targets=targets,
+        roles=roles,
+        seed=seed,
+    )
+    profiles = _as_profiles(profile)
+    check_takes(name, rank=rank, budget=budget, data=data)
     loaded = _model(model, revision, trust_remote_code)
     check_finite_parameters(loaded)
     blocks = find_blocks(loaded)
     architecture, weights = architecture_of(loaded, blocks), weights_fingerprint(loaded, blocks) or ""
-    shapes = _shapes(loaded, blocks, roles)
-    options: dict[str, Any] = {"minimum": minimum, "maximum": maximum, "roles": list(roles)}
-    record: dict[str, Any] = {}
-    if policy == "geometric":
-        if rank is not None or budget is not None:
-            raise ValueError(
-                "`rank` and `budget` go with policy='uniform': the geometric ranks follow from the profile"
-            )
-        chosen, record, weights = _from_profile(
-            profile, architecture, weights, blocks, estimator, rounding, offset, undefined
-        )
-        options |= {"rounding": rounding, "offset": offset, "undefined": undefined}
-    else:
-        if profile is not None:
-            _check_belongs(profile, architecture, weights)
-        chosen = _uniform(blocks, shapes, rank, budget, seed)
-        options |= {"rank": rank, "budget": budget, "seed": seed}
-    bounded = {key: int(max(minimum, min(value, maximum or value))) for key, value in chosen.items()}
-    return RankPlan(
-        policy=policy,
-        modules=_module_ranks(loaded, blocks, shapes, bounded, scaling),
+    made_with = [_check_belongs(one, architecture, weights) for one in profiles]
+    matrices = find_matrices(loaded, blocks, targets, roles)
+    evidence = _evidence(name, profiles, options, blocks, architecture)
+    if evidence is not None:
+        # Where one stack alone was read, the other is left as it is.
+        matrices = tuple(matrix for matrix in matrices if (matrix.stack, matrix.block) in evidence.blocks)
+    problem = _problem(options, matrices, evidence, loaded, data)
+    rule, ranks = _decide(function, problem, evidence, options)
+    plan = RankPlan(
+        policy=name,
+        modules=tuple(_module_rank(matrix, one, scaling) for matrix, one in zip(matrices, ranks, strict=True)),
         architecture=architecture,
-        weights_fingerprint=weights,
+        weights_fingerprint=next(filter(None, made_with), "") or weights,
         scaling=float(scaling),
-        provenance={
-            "options": options,
-            "profile": record,
-            "model": str(getattr(loaded, "name_or_path", "")),
-            "created": timestamp(),
-            "versions": package_versions(),
-        },
+        uncertainty=None if rule is None else assess(rule, confidence, seed),
+        by_scale=None if rule is None else by_scale(rule, seed),
+        provenance=_provenance(options, evidence, loaded),
     )
+    _warn_unstable(plan)
+    return plan
 
 
-def _module_ranks(
-    model: "nn.Module",
-    blocks: Sequence[Block],
-    shapes: Mapping[BlockKey, Mapping[str, tuple[int, int]]],
-    ranks: Mapping[BlockKey, int],
-    scaling: float,
-) -> tuple[ModuleRank, ...]:
-    modules = dict(model.named_modules())
-    return tuple(
-        _module_rank(
-            block, role, ranks[block.stack, block.index], scaling, shape, is_transposed(modules[block.roles[role]])
-        )
-        for block in blocks
-        if (block.stack, block.index) in ranks
-        for role, shape in shapes[block.stack, block.index].items()
-    )
-
-
-def _module_rank(
-    block: Block, role: str, rank: int, scaling: float, shape: tuple[int, int], transposed: bool
-) -> ModuleRank:
-    bounded = min(rank, *shape)
-    return ModuleRank(
-        stack=block.stack,
-        block=block.index,
-        role=role,
-        name=block.roles[role],
-        rank=bounded,
-        alpha=scaling * bounded,
-        in_features=shape[0],
-        out_features=shape[1],
-        transposed=transposed,
-    )
-
-
-def geometric_ranks(
-    dimensions: Mapping[BlockKey, float], *, rounding: str = "ceil", offset: int = 1, undefined: str = "error"
-) -> dict[BlockKey, int | None]:
-    """Apply r_i = max(d_i − d_{i−1}, 0) + offset along each stack; differences never cross stacks.
-
-    Parameters
-    ----------
-    dimensions : mapping of (stack, layer) to float
-        Layer 0 is the input of block 1. NaN where undefined.
-    rounding, offset, undefined
-        As for `plan_ranks`.
-
-    Returns
-    -------
-    dict of (stack, block) to int
-        None where undefined and ``undefined="minimum"``.
-
-    Examples
-    --------
-    >>> geometric_ranks({("encoder", 0): 5.0, ("encoder", 1): 7.2, ("encoder", 2): 6.0})
-    {('encoder', 1): 4, ('encoder', 2): 1}
-    """
-    ranks: dict[BlockKey, int | None] = {}
-    for (stack, layer), dimension in dimensions.items():
-        if layer == 0:
-            continue
-        before = dimensions.get((stack, layer - 1), math.nan)
-        difference = dimension - before
-        if math.isnan(difference):
-            if undefined == "error":
-                bad = layer - 1 if math.isnan(before) else layer
-                raise ValueError(
-                    f"the dimension of layer {bad} of the {stack} is undefined, so block {layer} has no geometric "
-                    "rank: choose another pooling or estimator, or undefined='minimum'"
-                )
-            ranks[stack, layer] = None
-        else:
-            ranks[stack, layer] = int(ROUNDINGS[rounding](max(difference, 0.0))) + offset
-    return ranks
-
-
-def _from_profile(
-    profile: xr.Dataset | None,
-    architecture: Architecture,
-    weights: str,
-    blocks: Sequence[Block],
-    estimator: str | None,
-    rounding: str,
-    offset: int,
-    undefined: str,
-) -> tuple[dict[BlockKey, int], dict[str, Any], str]:
-    """Return the ranks of the blocks, the record of the profile, and the weights it was made with."""
+def _as_profiles(profile: Profiles) -> list[xr.Dataset]:
     if profile is None:
-        raise ValueError("`profile` must be given for policy='geometric': make one with `gelora.estimate`")
-    own = _check_belongs(profile, architecture, weights)
-    label = _estimator_label(profile, estimator)
-    row = profile.sel(estimator=label)
-    keys = zip(row["stack"].values, row["layer"].values, strict=True)
-    dimensions = {
-        (str(stack), int(layer)): float(d) for (stack, layer), d in zip(keys, row["dimension"].values, strict=True)
-    }
-    stacks = {stack for stack, _ in dimensions}
+        return []
+    if isinstance(profile, Sequence):
+        if not profile:
+            raise ValueError("`profile` must hold at least one profile, or be None, got an empty list")
+        return [check_profile(one) for one in profile]
+    return [check_profile(profile)]
+
+
+def _evidence(
+    name: str, profiles: Sequence[xr.Dataset], options: PlanOptions, blocks: Sequence[Block], architecture: Architecture
+) -> Evidence | None:
+    """Read what the ranks rest on; None where the policy or the number given asks for no profile."""
+    if name in PROFILE_FREE and (name == "uniform" or options.rank or options.budget or not profiles):
+        return None
+    if not profiles:
+        if name not in POLICIES or (name == "random" and options.budget is not None):
+            return None
+        raise ValueError(f"`profile` must be given for policy={name!r}: make one with `gelora.estimate`")
+    label = recommended_label(profiles, options.estimator) if name == "recommended" else options.estimator
+    evidence = read_evidence(profiles, label, scale=options.scale, combine=options.combine)
+    stacks = {stack for stack, _ in evidence.layers}
     expected = {(b.stack, n) for b in blocks if b.stack in stacks for n in (b.index - 1, b.index)}
-    if expected != set(dimensions):
+    if expected != set(evidence.layers):
         raise ValueError(
-            f"the profile has {len(dimensions)} layers, but `model` has blocks for {len(expected)} ({architecture}): "
-            "make the profile again for this model"
+            f"the profile has {len(evidence.layers)} layers, but `model` has blocks for {len(expected)} "
+            f"({architecture}): make the profile again for this model"
         )
-    ranks = geometric_ranks(dimensions, rounding=rounding, offset=offset, undefined=undefined)
-    record = {
-        "estimator": label,
-        "dimensions": {f"{stack} {layer}": _json_float(d) for (stack, layer), d in dimensions.items()},
-        "fingerprint": fingerprint(
-            [row["dimension"].values.tobytes()]
-            + [str(profile.attrs.get(name, "")).encode() for name in ("data_fingerprint", "weights_fingerprint")]
-        ),
-        "model": str(profile.attrs.get("model", "")),
-        "data": str(profile.attrs.get("data", "")),
-        "pooling": str(profile.attrs.get("pooling", "")),
-        "n_points": int(row["n_points"].min()),
+    for dimensions in evidence.dimensions:
+        named = dict(zip(evidence.layers, dimensions.tolist(), strict=True))
+        geometric_ranks(named, undefined=options.undefined)  # which names the undefined layer
+    return evidence
+
+
+def _problem(
+    options: PlanOptions, matrices: tuple[Matrix, ...], evidence: Evidence | None, model: "nn.Module", data: Any
+) -> RankProblem:
+    rises: dict[tuple[str, int], float] = {}
+    dimensions: dict[tuple[str, int], float] = {}
+    if evidence is not None:
+        flat = evidence.dimensions.reshape(1, -1)
+        adjustment = statistic_adjustment(evidence, options.statistic, options.confidence, options.seed)
+        rise = np.maximum(evidence.rises(flat)[0] + adjustment, 0.0)
+        rises, dimensions = rises_and_dimensions(evidence.blocks, rise, evidence.tops(flat)[0])
+    return RankProblem(
+        matrices=matrices,
+        rises=rises,
+        dimensions=dimensions,
+        rounding=options.rounding,
+        offset=options.offset,
+        minimum=options.minimum,
+        maximum=options.maximum,
+        rank=options.rank,
+        budget=options.budget,
+        seed=options.seed,
+        model=model,
+        data=data,
+    )
+
+
+def _decide(
+    policy: Policy, problem: RankProblem, evidence: Evidence | None, options: PlanOptions
+) -> tuple[PlanRule | None, list[int]]:
+    """Return the ranks, and the rule that made them from the evidence, where one did."""
+    ranks = module_ranks(policy, problem)
+    if evidence is None or policy in (POLICIES["eva"], POLICIES["fisher"]):
+        return None, ranks  # the profile has set their budget, no more
+    adjustment = statistic_adjustment(evidence, options.statistic, options.confidence, options.seed)
+    return PlanRule(policy, problem, evidence, adjustment), ranks
+
+
+def _provenance(options: PlanOptions, evidence: Evidence | None, model: "nn.Module") -> dict[str, Any]:
+    records = [] if evidence is None else evidence.records
+    return {
+        "options": options.record(),
+        "profile": records[0] if records else {},
+        "more_profiles": records[1:],
+        "model": str(getattr(model, "name_or_path", "")),
+        "created": timestamp(),
+        "versions": package_versions(),
     }
-    return {key: 1 if value is None else value for key, value in ranks.items()}, record, own or weights
+
+
+def _warn_unstable(plan: RankPlan) -> None:
+    found = plan.uncertainty
+    if found is None or found.stability >= found.confidence:
+        return
+    worst = min(range(len(plan.modules)), key=lambda place: found.module_stability[place])
+    need = (
+        "no number of examples would settle it, a rise lies at a step of the rounding"
+        if math.isinf(found.n_settling)
+        else f"about {found.n_settling:,.0f} examples would settle it"
+    )
+    warnings.warn(
+        f"another draw of {found.n_examples:,} examples would give the same ranks with probability "
+        f"{found.stability:.2f} only, less than `confidence` {found.confidence:g}; the least certain is block "
+        f"{plan.modules[worst].block} of the {plan.modules[worst].stack} ({found.module_stability[worst]:.2f}); {need}",
+        stacklevel=3,
+    )
+
+
+def _module_rank(matrix: Matrix, rank: int, scaling: float) -> ModuleRank:
+    return ModuleRank(
+        stack=matrix.stack,
+        block=matrix.block,
+        role=matrix.role,
+        name=matrix.name,
+        rank=rank,
+        alpha=scaling * rank,
+        in_features=matrix.in_features,
+        out_features=matrix.out_features,
+        transposed=matrix.transposed,
+    )
 
 
 def _check_belongs(profile: xr.Dataset, architecture: Architecture, weights: str) -> str:
     """Check that ``profile`` was made with this architecture, warn of other weights, and return their fingerprint."""
-    check_profile(profile)
     recorded = attribute(profile, "architecture")
     if recorded:
         try:
@@ -286,66 +330,6 @@ def _check_belongs(profile: xr.Dataset, architecture: Architecture, weights: str
     return own
 
 
-def _estimator_label(profile: xr.Dataset, estimator: str | None) -> str:
-    labels = [str(label) for label in profile["estimator"].values]
-    if estimator is None:
-        if len(labels) > 1:
-            raise ValueError(
-                f"`estimator` must say which of the profile's estimators decides the ranks: one of {labels}"
-            )
-        return labels[0]
-    if estimator not in labels:
-        raise ValueError(f"`estimator`: the profile has no {estimator!r}, it has {labels}{nearest(estimator, labels)}")
-    return estimator
-
-
-def _uniform(
-    blocks: Sequence[Block],
-    shapes: Mapping[BlockKey, Mapping[str, tuple[int, int]]],
-    rank: int | None,
-    budget: int | None,
-    seed: int,
-) -> dict[BlockKey, int]:
-    if (rank is None) == (budget is None):
-        raise ValueError("policy='uniform' needs either `rank` or `budget`, got " + ("both" if rank else "neither"))
-    keys = [(block.stack, block.index) for block in blocks]
-    if rank is not None:
-        return dict.fromkeys(keys, check_integer("rank", rank, 1))
-    budget = check_integer("budget", budget, 1)
-    costs = {key: sum(i + o for i, o in shapes[key].values()) for key in keys}
-    floor, rest = divmod(budget, sum(costs.values()))
-    if floor < 1:
-        raise ValueError(
-            f"`budget` must pay for rank 1 in every block, {sum(costs.values()):,} parameters, got {budget:,}"
-        )
-    ranks = dict.fromkeys(keys, floor)
-    for position in generator(seed, "uniform remainder").permutation(len(keys)):
-        key = keys[position]
-        if costs[key] <= rest:
-            ranks[key] += 1
-            rest -= costs[key]
-    return ranks
-
-
-def _shapes(
-    model: "nn.Module", blocks: Sequence[Block], roles: Sequence[str]
-) -> dict[BlockKey, dict[str, tuple[int, int]]]:
-    modules = dict(model.named_modules())
-    wanted = set(roles) | ({"query_key_value"} if {"query", "key", "value"} <= set(roles) else set())
-    shapes = {
-        (block.stack, block.index): {
-            role: matrix_shape(modules[name]) for role, name in block.roles.items() if role in wanted
-        }
-        for block in blocks
-    }
-    if not all(shapes.values()):
-        raise UnknownArchitectureError(
-            f"`roles` {list(roles)} name no matrix of {type(model).__name__}, whose blocks have "
-            f"{list(blocks[0].roles)}; a fused query_key_value matrix is adapted whole or not at all"
-        )
-    return shapes
-
-
 def _model(model: Any, revision: str | None, trust_remote_code: bool) -> "nn.Module":
     if isinstance(model, str | Path):
         loaded: nn.Module = load_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
@@ -354,34 +338,3 @@ def _model(model: Any, revision: str | None, trust_remote_code: bool) -> "nn.Mod
         raise TypeError(f"`model` must be a loaded model, a folder or a hub name, got {type(model).__name__}")
     found: nn.Module = model
     return found
-
-
-def _check_options(
-    policy: str,
-    rounding: str,
-    offset: int,
-    minimum: int,
-    maximum: int | None,
-    undefined: str,
-    scaling: float,
-    roles: Sequence[str],
-) -> None:
-    for name, value, allowed in (
-        ("policy", policy, POLICIES),
-        ("rounding", rounding, tuple(ROUNDINGS)),
-        ("undefined", undefined, ("error", "minimum")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
-    check_integer("offset", offset, 0)
-    check_integer("minimum", minimum, 1)
-    if maximum is not None:
-        check_integer("maximum", maximum, minimum)
-    if not isinstance(scaling, int | float) or not math.isfinite(scaling) or scaling <= 0:
-        raise ValueError(f"`scaling` must be a positive number, α / r, got {scaling!r}")
-    if isinstance(roles, str) or not roles or set(roles) - set(ROLES):
-        raise ValueError(f"`roles` must be a list of some of {', '.join(ROLES)}, got {roles!r}")
-
-
-def _json_float(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -7,7 +7,7 @@ estimators have no other way in.
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -15,6 +15,7 @@ from gelora.messages import nearest
 from gelora_estimators.protocol import DimensionEstimator
 
 GROUP = "gelora.estimators"
+EstimatorChoice = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]]
 
 
 def available_estimators() -> tuple[str, ...]:
@@ -151,3 +152,45 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(entry) for entry in value)
     return value is None or isinstance(value, str | int | float)
+
+
+def resolve_estimators(choice: EstimatorChoice) -> dict[str, DimensionEstimator]:
+    """Return label → estimator for whatever ``estimator=`` was given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name, nothing at all, two estimators with one label, or something that is no estimator.
+    """
+    if isinstance(choice, Mapping):
+        entries = list(choice.items())
+    else:
+        many = list(choice) if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
+        entries = [(_label(entry), entry) for entry in many]
+    if not entries:
+        raise ValueError("`estimator` must name at least one estimator, got none")
+    resolved: dict[str, DimensionEstimator] = {}
+    for label, entry in entries:
+        if label in resolved:
+            raise ValueError(
+                f"`estimator` has {label!r} twice: give a mapping from labels of your own to the two estimators"
+            )
+        resolved[label] = make_estimator(entry) if isinstance(entry, str) else _check_callable(entry)
+    return resolved
+
+
+def _label(entry: Any) -> str:
+    if isinstance(entry, str):
+        return entry
+    own = getattr(entry, "name", None) or getattr(entry, "__name__", None)
+    return str(own or type(entry).__name__.lower())
+
+
+def _check_callable(entry: Any) -> DimensionEstimator:
+    if isinstance(entry, type) or not callable(entry):
+        raise TypeError(
+            f"`estimator` must be a name, an estimator, a list of these or a mapping to these, got {entry!r:.80}"
+            + ("; that is a class: pass an instance" if isinstance(entry, type) else "")
+        )
+    estimator: DimensionEstimator = entry
+    return estimator

@@ -1,67 +1,25 @@
 """Hidden states → one point cloud per layer."""
 
-import inspect
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from gelora.blocks import (
-    Block,
-    UnknownArchitectureError,
-    architecture_of,
-    check_finite_parameters,
-    find_blocks,
-    weights_fingerprint,
-)
-from gelora.corpora import read_texts
-from gelora.encoding import Examples, Features, collate, encode, n_tokens, needs_tokenizer, pad_id_of
-from gelora.hooks import inference_on, read_blocks
+from gelora.blocks import Block, architecture_of, find_blocks, weights_fingerprint
+from gelora.clouds import Representations as Representations
+from gelora.collecting import Collector
+from gelora.corpora import draw_rows, read_texts
+from gelora.encoding import Examples, needs_tokenizer, open_source, take_examples
+from gelora.hooks import inference_on
 from gelora.messages import check_integer
 from gelora.models import load_pretrained
-from gelora.pooling import check_pooling, choose_tokens, pool
-from gelora.provenance import generator
-
-Cloud = NDArray[np.float32] | NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Representations:
-    """Point clouds of the layers of a model, rows aligned between the layers of a stack.
-
-    Parameters
-    ----------
-    clouds : tuple of ndarray of shape (n_points, width)
-        One a layer.
-    stacks, layers, names : tuple
-        Of each cloud: ``"encoder"`` or ``"decoder"``, position from 0 (the input of the first block), and the
-        path of the module it was read from.
-    rows : mapping of str to ndarray of shape (n_points,)
-        By stack: the data row that each point comes from.
-    attributes : mapping
-        Provenance: model, data, pooling, counts.
-    """
-
-    clouds: tuple[Cloud, ...]
-    stacks: tuple[str, ...]
-    layers: tuple[int, ...]
-    names: tuple[str, ...]
-    rows: Mapping[str, NDArray[np.int64]]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(self.clouds)
-
-    def __getitem__(self, index: int) -> Cloud:
-        """Return the cloud at position ``index``."""
-        return self.clouds[index]
+from gelora.pooling import check_pooling
+from gelora.rounds import read_until
 
 
 def extract_representations(
@@ -69,7 +27,7 @@ def extract_representations(
     data: Any,
     *,
     pooling: str = "mean",
-    n_samples: int | None = 5000,
+    n_samples: int | Callable[[Representations], bool] | None = 5000,
     seed: int = 0,
     text_column: str | Sequence[str] | None = None,
     max_length: int | None = None,
@@ -97,8 +55,11 @@ def extract_representations(
         model, ``labels`` or ``decoder_input_ids``) or ``pixel_values``; or a text, CSV, JSON lines or Parquet file.
     pooling : {"mean", "last", "cls", "max", "tokens"}
         How the tokens of an example become one vector, over the attended tokens; ``"tokens"`` keeps each.
-    n_samples : int, optional
-        Rows drawn without replacement, by the seed alone; None takes all.
+    n_samples : int or callable, optional
+        Rows drawn without replacement, by the seed alone; None takes all. A callable decides when there are
+        enough: rows are drawn in growing rounds, spread evenly over the data, until it says so of all that was
+        extracted so far, or the data end. Its attributes ``first`` and ``growth``, where it has them, set the rows
+        of the first round (500) and the growth of their number (2).
     seed : int
         Seed of that draw, and of the choice of tokens.
     text_column : str or two str, optional
@@ -148,6 +109,10 @@ def extract_representations(
     started = time.perf_counter()
     check_pooling(pooling)
     batch_size = check_integer("batch_size", batch_size, 1)
+    if callable(n_samples) and pooling == "tokens":
+        raise ValueError(
+            "`n_samples` must be a number or None with pooling='tokens', whose points `n_tokens` limits, not the texts"
+        )
     if needs_tokenizer(data, text_column):
         # Before the model is loaded: a mistyped column costs no time.
         data = read_texts(data, text_column=text_column)
@@ -156,32 +121,64 @@ def extract_representations(
     loaded = _load(model, device, revision, trust_remote_code)
     runner = _backbone(loaded)
     found = find_blocks(runner, layers)
-    examples = encode(
+    source = open_source(
         runner,
         data,
         tokenizer=tokenizer,
         text_column=text_column,
         max_length=max_length,
         decoder_texts=decoder_texts,
-        n_samples=n_samples,
-        seed=seed,
     )
+    attributes = {
+        **_describe(loaded, runner, found, revision),
+        "pooling": pooling,
+        "n_tokens": (n_tokens or "all") if pooling == "tokens" else "",
+        "text_column": [text_column] if isinstance(text_column, str) else list(text_column or ()),
+        "batch_size": batch_size,
+        "sample_seed": seed,
+    }
+
+    def collect(examples: Examples) -> Representations:
+        return _collect(runner, found, examples, pooling, n_tokens, seed, batch_size, progress)
+
+    def take(rows: NDArray[np.int64], seen: set[bytes] | None = None) -> Examples:
+        return take_examples(source, rows, runner, seen)
+
+    if callable(n_samples):
+        collected = read_until(take, collect, n_samples, source.n_available, seed)
+    else:
+        collected = collect(take(draw_rows(source.n_available, n_samples, seed)))
+    spent = {"extraction_seconds": round(time.perf_counter() - started, 3)}
+    return replace(collected, attributes={**attributes, **spent, **collected.attributes})
+
+
+def _collect(
+    runner: torch.nn.Module,
+    found: Sequence[Block],
+    examples: Examples,
+    pooling: str,
+    n_tokens: int | None,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> Representations:
+    """Run the examples, and return their clouds with the record of the examples as attributes."""
     two_stacks = {block.stack for block in found} == {"encoder", "decoder"}
     encoder_alone = two_stacks and "decoder_input_ids" not in examples.features[0]
     blocks = [block for block in found if block.stack == "encoder"] if encoder_alone else found
-    collector = _Collector(runner, blocks, examples, pooling, n_tokens, seed)
+    collector = Collector(runner, blocks, examples, pooling, n_tokens, seed)
     with inference_on(runner):
         collector.run(batch_size, progress)
-    return collector.representations(
-        {
-            **_describe(loaded, runner, found, revision),
-            "pooling": pooling,
-            "n_tokens": (n_tokens or "all") if pooling == "tokens" else "",
-            "text_column": [text_column] if isinstance(text_column, str) else list(text_column or ()),
-            "batch_size": batch_size,
-            "extraction_seconds": round(time.perf_counter() - started, 3),
-            **examples.record,
-        }
+    names = {(block.stack, block.index): block.name for block in blocks}
+    names |= {(block.stack, 0): f"{block.name} (input)" for block in blocks if block.index == 1}
+    keys = sorted(collector.clouds, key=lambda key: (key[0] == "decoder", key[1]))
+    return Representations(
+        clouds=tuple(collector.clouds[key] for key in keys),
+        stacks=tuple(stack for stack, _ in keys),
+        layers=tuple(layer for _, layer in keys),
+        names=tuple(names[key] for key in keys),
+        rows={stack: np.repeat(examples.rows, np.diff(ends)) for stack, ends in collector.offsets.items()},
+        attributes=dict(examples.record),
     )
 
 
@@ -235,147 +232,3 @@ def _backbone(model: torch.nn.Module) -> torch.nn.Module:
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     backbone = getattr(inner, "base_model", inner)
     return backbone if isinstance(backbone, torch.nn.Module) else inner
-
-
-class _Collector:
-    """Runs the batches and writes the pooled hidden states where they belong."""
-
-    def __init__(
-        self,
-        runner: torch.nn.Module,
-        blocks: Sequence[Block],
-        examples: Examples,
-        pooling: str,
-        n_kept: int | None,
-        seed: int,
-    ) -> None:
-        self.runner = runner
-        self.blocks = blocks
-        self.examples = examples
-        self.pooling = pooling
-        self.clouds: dict[tuple[str, int], Cloud] = {}
-        self.kept: dict[str, list[NDArray[np.int64]]] = {}
-        self.offsets: dict[str, NDArray[np.int64]] = {}
-        self.indices = np.empty(0, dtype=np.int64)  # examples of the batch that runs
-        self.masks: dict[str, torch.Tensor] = {}
-        self.seen: set[tuple[str, int]] = set()
-        self.checked_parameters = False
-        for stack in dict.fromkeys(block.stack for block in blocks):
-            self._place(stack, n_kept, seed)
-
-    def _place(self, stack: str, n_kept: int | None, seed: int) -> None:
-        """Decide which rows of the stack's clouds each example fills."""
-        counts = np.ones(len(self.examples.features), dtype=np.int64)
-        if self.pooling == "tokens":
-            lengths = np.array([n_tokens(feature, stack) for feature in self.examples.features], dtype=np.int64)
-            if not lengths.all():
-                lengths[:] = self._probe_length()
-            self.kept[stack] = choose_tokens(lengths, n_kept, generator(seed, "tokens", stack))
-            counts = np.array([len(kept) for kept in self.kept[stack]], dtype=np.int64)
-        self.offsets[stack] = np.concatenate([[0], np.cumsum(counts)])
-
-    def _probe_length(self) -> int:
-        """Return how many tokens the model makes of an image, by running one."""
-        lengths = []
-        with (
-            inference_on(self.runner),
-            read_blocks(self.runner, self.blocks[:1], lambda _stack, _layer, h: lengths.append(h.shape[1])),
-        ):
-            self._forward(collate(self.examples.features[:1], 0))
-        return int(lengths[0])
-
-    def run(self, batch_size: int, progress: bool) -> None:
-        """Run all examples in batches of similar length, the longest first."""
-        sizes = [n_tokens(feature) + n_tokens(feature, "decoder") for feature in self.examples.features]
-        order = np.argsort(-np.array(sizes), kind="stable")
-        pad_id = pad_id_of(self.runner)
-        bar = tqdm(total=len(order), desc="hidden states", unit=" texts", disable=not progress)
-        with bar, read_blocks(self.runner, self.blocks, self._receive):
-            for start in range(0, len(order), batch_size):
-                self.indices = order[start : start + batch_size]
-                batch = collate([self.examples.features[i] for i in self.indices], pad_id)
-                self.masks = {
-                    stack: batch[key].bool()
-                    for stack, key in (("encoder", "attention_mask"), ("decoder", "decoder_attention_mask"))
-                    if key in batch
-                }
-                if "decoder_attention_mask" not in batch and "attention_mask" in batch:
-                    self.masks["decoder"] = self.masks["encoder"]  # a model of one stack, a decoder
-                self.seen = set()
-                self._forward(batch)
-                self._check_complete()
-                bar.update(len(self.indices))
-
-    def _forward(self, batch: Features) -> None:
-        runner = self.runner
-        parameter = next(runner.parameters(), None)
-        device = parameter.device if parameter is not None else torch.device("cpu")
-        if getattr(getattr(runner, "config", None), "is_encoder_decoder", False) and "decoder_input_ids" not in batch:
-            runner = runner.get_encoder()  # type: ignore[operator]
-        moved = {key: value.to(device) for key, value in batch.items()}
-        if parameter is not None:
-            moved = {k: v.to(parameter.dtype) if v.is_floating_point() else v for k, v in moved.items()}
-        if getattr(runner, "config", None) is None:
-            runner(moved["inputs"] if "inputs" in moved else moved["input_ids"])
-            return
-        known = inspect.signature(runner.forward).parameters
-        accepted = {key: value for key, value in moved.items() if key != "token_type_ids" or key in known}
-        runner(**accepted, **({"use_cache": False} if "use_cache" in known else {}))
-
-    def _receive(self, stack: str, layer: int, hidden: torch.Tensor) -> None:
-        if (stack, layer) in self.seen:
-            raise UnknownArchitectureError(
-                f"layer {layer} of the {stack} ran twice in one pass: blocks that share one module have no layers "
-                "to tell apart; name modules that run once by `layers=`"
-            )
-        self.seen.add((stack, layer))
-        states = hidden[:, None, :] if hidden.ndim == 2 else hidden
-        mask = self.masks.get(stack)
-        mask = torch.ones(states.shape[:2], dtype=torch.bool) if mask is None or hidden.ndim == 2 else mask
-        if mask.shape != states.shape[:2]:
-            raise ValueError(
-                f"layer {layer} of the {stack} has {states.shape[1]} tokens for {mask.shape[1]} token ids: "
-                "pooling needs one hidden state a token"
-            )
-        keep = self._keep(stack, mask) if self.pooling == "tokens" else None
-        pooled = pool(states, mask.to(states.device), self.pooling, None if keep is None else keep.to(states.device))
-        self._write(stack, layer, pooled.cpu().numpy())
-
-    def _keep(self, stack: str, mask: torch.Tensor) -> torch.Tensor:
-        keep = torch.zeros_like(mask)
-        for row, example in enumerate(self.indices):
-            # Our own batches are padded on the right: position p of the text is column p.
-            keep[row, torch.from_numpy(self.kept[stack][example])] = True
-        return keep
-
-    def _write(self, stack: str, layer: int, values: Cloud) -> None:
-        offsets = self.offsets[stack]
-        if (stack, layer) not in self.clouds:
-            self.clouds[stack, layer] = np.empty((int(offsets[-1]), values.shape[1]), values.dtype)
-        rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in self.indices])
-        self.clouds[stack, layer][rows] = values
-        if not self.checked_parameters and not np.isfinite(values).all():
-            check_finite_parameters(self.runner)
-            self.checked_parameters = True
-
-    def _check_complete(self) -> None:
-        missing = [block for block in self.blocks if (block.stack, block.index) not in self.seen]
-        if missing:
-            raise UnknownArchitectureError(
-                f"the block {missing[0].name!r} did not run on this data: name blocks that run by `layers=`"
-            )
-
-    def representations(self, attributes: Mapping[str, Any]) -> Representations:
-        """Return what was collected."""
-        names = {(block.stack, block.index): block.name for block in self.blocks}
-        names |= {(block.stack, 0): f"{block.name} (input)" for block in self.blocks if block.index == 1}
-        keys = sorted(self.clouds, key=lambda key: (key[0] == "decoder", key[1]))
-        rows = {stack: np.repeat(self.examples.rows, np.diff(offsets)) for stack, offsets in self.offsets.items()}
-        return Representations(
-            clouds=tuple(self.clouds[key] for key in keys),
-            stacks=tuple(stack for stack, _ in keys),
-            layers=tuple(layer for _, layer in keys),
-            names=tuple(names[key] for key in keys),
-            rows=rows,
-            attributes=attributes,
-        )

@@ -64,7 +64,7 @@ def test_one_search_serves_every_neighbour_estimator_and_changes_no_number(cloud
         calls.append(k)
         return nearest_distances(points, k, **options)
 
-    monkeypatch.setattr("gelora.estimation.nearest_distances", counted)
+    monkeypatch.setattr("gelora.measuring.nearest_distances", counted)
     for module in ("twonn", "mle", "gride", "local", "corrint"):
         monkeypatch.setattr(f"gelora_estimators.{module}.nearest_distances", counted)
     together = estimate_representations(copied, estimator=names, progress=False)

@@ -22,7 +22,7 @@ def profile():
 
 
 def test_a_profile_has_the_schema(profile):
-    assert profile.sizes == {"estimator": 2, "layer": 3}
+    assert {name: profile.sizes[name] for name in ("estimator", "layer")} == {"estimator": 2, "layer": 3}
     assert profile["estimator"].values.tolist() == ["twonn", "mle(k1=5)"]
     assert profile["layer"].values.tolist() == [0, 1, 2]
     assert profile["depth"].values.tolist() == [0.0, 0.5, 1.0]

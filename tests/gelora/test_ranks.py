@@ -223,7 +223,7 @@ def test_roles_choose_the_matrices(bert):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": "geometrical"}, "`policy` must be one of geometric, uniform"),
+        ({"policy": "geometrical"}, "`policy` must be one of geometric, .*did you mean 'geometric'"),
         ({"rounding": "up"}, "`rounding` must be one of"),
         ({"offset": -1}, "`offset` must be an integer of at least 0"),
         ({"minimum": 0}, "`minimum` must be an integer of at least 1"),
@@ -231,7 +231,16 @@ def test_roles_choose_the_matrices(bert):
         ({"undefined": "skip"}, "`undefined` must be one of"),
         ({"scaling": 0.0}, "`scaling` must be a positive number"),
         ({"roles": ["q"]}, "`roles` must be a list of some of"),
-        ({"rank": 3}, "`rank` and `budget` go with policy='uniform'"),
+        ({"rank": 3}, "`rank` does not go with policy='geometric'.*it goes with uniform, eva"),
+        ({"budget": 3}, "`budget` does not go with policy='geometric', the ranks follow from the profile"),
+        ({"policy": "proportional", "rank": 3}, "it takes `budget`"),
+        ({"data": []}, "`data` goes with policies eva and fisher"),
+        ({"statistic": "max"}, "`statistic` must be one of point, mean, median, upper"),
+        ({"statistic": "upper"}, "needs the spread.*n_replicates=50"),
+        ({"combine": "sum"}, "`combine` must be one of max, mean"),
+        ({"confidence": 1.0}, "`confidence` must be a number between 0 and 1"),
+        ({"scale": 7.0}, r"`scale` must be one of the estimator's scales \[3.0, 4.0, 5.0\], got 7.0"),
+        ({"policy": "recommended"}, "policy='recommended' reads .*but the profile has"),
     ],
 )
 def test_options_out_of_range_are_named(bert, profile, options, message):

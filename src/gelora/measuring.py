@@ -1,0 +1,232 @@
+"""Measure one layer: every estimator on the whole cloud and on its halves, by one neighbour search."""
+
+import inspect
+import math
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gelora.clouds import Representations
+from gelora.covariates import mean_norm, spectrum_covariates
+from gelora.provenance import generator
+from gelora.replicates import Halves, half_estimates
+from gelora_estimators.neighbors import Neighbors, nearest_distances
+from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
+
+Caught = list[tuple[str, str, warnings.WarningMessage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one estimator says of one layer.
+
+    Parameters
+    ----------
+    estimate : DimensionEstimate
+        Of the whole cloud; NaN where undefined.
+    reason : str
+        Why it is undefined, else empty.
+    halves : list of DimensionEstimate or None
+        Of each half, None where undefined.
+    seconds : float
+        Time of it all, without the shared search.
+    """
+
+    estimate: DimensionEstimate
+    reason: str
+    halves: list[DimensionEstimate | None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReading:
+    """What is measured of one layer.
+
+    Parameters
+    ----------
+    readings : dict of str to Reading
+        By label of the estimator.
+    covariates : dict of str to float
+        See `gelora.covariates`.
+    search_seconds : float
+        Time of the search that the estimators shared.
+    """
+
+    readings: dict[str, Reading]
+    covariates: dict[str, float]
+    search_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurer:
+    """Measures the layers of one set of clouds.
+
+    Parameters
+    ----------
+    clouds : Representations
+        The clouds.
+    estimators : mapping of str to DimensionEstimator
+        By label.
+    halves : Halves
+        Halves of the data rows; none where no replicates are wanted.
+    seed : int
+        Of the estimators' own draws.
+    advance : callable
+        Called after every estimate.
+    caught : list
+        Receives what the estimators warn about.
+    """
+
+    clouds: Representations
+    estimators: Mapping[str, DimensionEstimator]
+    halves: Halves
+    seed: int
+    advance: Callable[[], object]
+    caught: Caught = field(default_factory=list)
+
+    def measure(self, column: int) -> LayerReading:
+        """Measure the layer at position ``column``."""
+        points, stack = self.clouds.clouds[column], self.clouds.stacks[column]
+        begun = time.perf_counter()
+        found = _search_once(points, self.estimators, halved=len(self.halves) > 0)
+        searching = time.perf_counter() - begun
+        parts = [self.halves.points(number, stack) for number in range(len(self.halves))]
+        readings = {label: self._read(label, column, parts, found.get(label)) for label in self.estimators}
+        return LayerReading(readings, cloud_covariates(points, next(iter(found.values()), None)), searching)
+
+    def _read(self, label: str, column: int, parts: Sequence[NDArray[np.int64]], found: Neighbors | None) -> Reading:
+        begun = time.perf_counter()
+        points, function, clouds = self.clouds.clouds[column], self.estimators[label], self.clouds
+        # By the module's path, not its position: it does not change with the layers asked for.
+        names = (label, clouds.stacks[column], clouds.names[column])
+        with _caught_into(self.caught, label, f"layer {clouds.layers[column]} of the {clouds.stacks[column]}"):
+            one, reason = _estimate_one(function, label, points, generator(self.seed, *names), found)
+        self.advance()
+
+        def rng_of(number: int) -> np.random.Generator:
+            return generator(self.seed, *names, "half", number)
+
+        halves = half_estimates(points, function, parts, found, rng_of, self.advance)
+        return Reading(one, reason, halves, time.perf_counter() - begun)
+
+
+def _search_once(
+    points: NDArray[Any], estimators: Mapping[str, DimensionEstimator], halved: bool
+) -> dict[str, Neighbors]:
+    """Return the neighbours for every estimator that can take them from a search made for all.
+
+    Estimators with ``from_distances`` and ``k`` share the search for the largest k on their device, long enough to
+    look up halves where ``halved``.
+    """
+    groups: dict[str, list[str]] = {}
+    for label, function in estimators.items():
+        if hasattr(function, "from_distances") and hasattr(function, "k"):
+            groups.setdefault(str(getattr(function, "device", "auto")), []).append(label)
+    shared: dict[str, Neighbors] = {}
+    for device, labels in groups.items():
+        k = max(_columns(estimators[label], halved) for label in labels)
+        try:
+            found = nearest_distances(points, k, minimum=1, device=device)
+        except DegenerateCloudError:
+            continue  # on its own each estimator says what it needed
+        shared |= dict.fromkeys(labels, found)
+    return shared
+
+
+def _columns(estimator: Any, halved: bool) -> int:
+    """Return how many neighbours serve an estimator, and its version without error on halves of the cloud."""
+    k = int(estimator.k)
+    bare = getattr(estimator, "without_error", None)
+    if not halved or bare is None:
+        return k
+    # Of 4k + 24 neighbours of a point practically always k are in its half.
+    return max(k, 4 * int(bare().k) + 24)
+
+
+def _from_search(function: Any, points: NDArray[Any], rng: np.random.Generator, found: Neighbors) -> DimensionEstimate:
+    """Return the estimate from a search made for several estimators."""
+    offered = {"indices": found.indices, "points": points[found.rows] if found.n_copies else points}
+    parameters = inspect.signature(function.from_distances).parameters
+    extras = {name: value for name, value in offered.items() if name in parameters}
+    estimate: DimensionEstimate = function.from_distances(found.distances, len(points), rng, **extras)
+    return estimate
+
+
+def _estimate_one(
+    function: DimensionEstimator,
+    label: str,
+    points: NDArray[Any],
+    rng: np.random.Generator,
+    shared: Neighbors | None = None,
+) -> tuple[DimensionEstimate, str]:
+    """Return the estimate and an empty string, or NaN and the reason why the dimension is undefined."""
+    try:
+        found = function(points, rng=rng) if shared is None else _from_search(function, points, rng, shared)
+    except DegenerateCloudError as error:
+        return DimensionEstimate(math.nan), str(error)
+    if not isinstance(found, DimensionEstimate):
+        raise TypeError(f"the estimator {label!r} must return a DimensionEstimate, got {type(found).__name__}")
+    if not math.isfinite(found.dimension) or found.dimension <= 0:
+        return DimensionEstimate(math.nan, n_points=found.n_points), f"the estimator returned {found.dimension}"
+    return found, ""
+
+
+def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None) -> dict[str, float]:
+    """Return the covariates of one cloud, NaN where it is degenerate; ``found`` saves a search."""
+    if len(points) < 2 or not np.isfinite(points).all():
+        return {}
+    values = {"mean_norm": mean_norm(points), **spectrum_covariates(points)}
+    try:
+        nearest = found or nearest_distances(points, 1)
+        values["mean_nearest_distance"] = float(nearest.distances[:, 0].mean())
+    except DegenerateCloudError:
+        values["mean_nearest_distance"] = math.nan
+    return values
+
+
+@contextmanager
+def _caught_into(caught: list[tuple[str, str, warnings.WarningMessage]], label: str, where: str) -> Iterator[None]:
+    """Keep the warnings given inside, with the estimator and layer they are about."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield
+    caught.extend((label, where, entry) for entry in found)
+
+
+def give_out(caught: Caught) -> None:
+    """Give warnings out, of an estimator's like ones the first, with all layers that have it."""
+    alike: dict[tuple[Any, ...], list[tuple[str, str, warnings.WarningMessage]]] = {}
+    for entry in caught:
+        text = re.split(r"[-+]?\d", str(entry[2].message))[0]  # up to the first number: layers differ there
+        alike.setdefault((entry[0], entry[2].category, text), []).append(entry)
+    for (label, category, _), entries in alike.items():
+        more = f" (the first of {len(entries)} alike)" if len(entries) > 1 else ""
+        layers = ", ".join(where for _, where, _ in entries)
+        warnings.warn(f"{label}, {layers}: {entries[0][2].message}{more}", category=category, stacklevel=4)
+
+
+def report_undefined(undefined: NDArray[Any], labels: Sequence[str], clouds: Representations) -> None:
+    """Warn of every undefined dimension, with the reason.
+
+    Raises
+    ------
+    DegenerateCloudError
+        If no dimension is defined at all.
+    """
+    reasons = [
+        f"{label}, layer {clouds.layers[column]} of the {clouds.stacks[column]}: {undefined[row, column]}"
+        for row, label in enumerate(labels)
+        for column in range(len(clouds))
+        if undefined[row, column]
+    ]
+    if len(reasons) == undefined.size:
+        raise DegenerateCloudError(f"no dimension is defined on any layer; {reasons[0]}")
+    for reason in reasons:
+        warnings.warn(f"the dimension is undefined for {reason}", stacklevel=4)
