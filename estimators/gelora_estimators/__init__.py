@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gelora_estimators.homology import persistence_diagram as persistence_diagram
     from gelora_estimators.homology import spanning_tree_graph as spanning_tree_graph
     from gelora_estimators.local import LocalDimension as LocalDimension
+    from gelora_estimators.minibatch import MiniBatch as MiniBatch
     from gelora_estimators.mle import MLE as MLE
     from gelora_estimators.neighbors import Neighbors as Neighbors
     from gelora_estimators.neighbors import count_within as count_within
@@ -50,6 +51,7 @@ else:
         "persistence_diagram": "homology",
         "spanning_tree_graph": "homology",
         "LocalDimension": "local",
+        "MiniBatch": "minibatch",
         "MLE": "mle",
         "Neighbors": "neighbors",
         "count_within": "neighbors",

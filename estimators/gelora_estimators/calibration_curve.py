@@ -29,14 +29,6 @@ _LARGEST_DIMENSION = 1024
 _BELOW, _FINE = 5.0, 2000  # how far below the grid curves go, on the scale of logarithms; points there and within
 _WINDOW, _SPREAD_WINDOW = 5, 9  # grid points that share in one value of the smoothed curve, and of its spread
 _MARGIN = 4.0  # spreads by which the simulated range passes the raw estimate
-# Errors that cost neither time nor neighbours, for our own classes alone: what a field means elsewhere is unknown.
-_CHEAP_INTERVALS = {
-    "gelora_estimators.twonn.TwoNN": "chi2",
-    "gelora_estimators.mle.MLE": "pointwise",
-    "gelora_estimators.gride.Gride": "fisher",
-    "gelora_estimators.local.LocalDimension": "none",
-    "gelora_estimators.spectral.Spectral": "none",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,17 +340,15 @@ def _limit(families: Sequence[str], ambient: int | None, embedding: str) -> int:
 
 
 def without_error(estimator: DimensionEstimator) -> DimensionEstimator:
-    """Return the estimator with the cheapest error it offers; any but our own as it is."""
-    settings: Any = estimator
-    interval = _CHEAP_INTERVALS.get(f"{type(estimator).__module__}.{type(estimator).__qualname__}")
-    if interval is None:
+    """Return the estimator with the cheapest error it offers by ``without_error()``; as it is where it has none."""
+    bare: Any = getattr(estimator, "without_error", None)
+    if bare is None:
         return estimator
-    if getattr(settings, "fit", None) == "posterior":
-        interval = "posterior"
+    cheap = bare()
+    halves = getattr(cheap, "__dataclass_fields__", {}).get("n_subsamples")
     # Without halves their number means nothing; the default keeps equal estimators equal.
-    halves = settings.__dataclass_fields__["n_subsamples"].default
-    cheap: DimensionEstimator = replace(settings, interval=interval, n_subsamples=halves)
-    return cheap
+    found: DimensionEstimator = cheap if halves is None else replace(cheap, n_subsamples=halves.default)
+    return found
 
 
 def _curve(nodes: FloatArray, values: FloatArray, level: FloatArray) -> FloatArray:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from gelora.blocks import Block, UnknownArchitectureError, check_finite_parameters
-from gelora.encoding import Examples, Features, collate, n_tokens, pad_id_of
+from gelora.encoding import Examples, collate, n_tokens, pad_id_of
 from gelora.hooks import inference_on, read_blocks
 from gelora.pooling import choose_tokens, pool
 from gelora.provenance import generator
+from gelora.tokenizing import Features
 
 Cloud = NDArray[np.float32] | NDArray[np.float64]
 

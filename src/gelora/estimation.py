@@ -15,12 +15,13 @@ from tqdm.auto import tqdm
 from gelora.clouds import Representations, as_representations
 from gelora.clouds import as_representations as _as_representations  # noqa: F401
 from gelora.measuring import LayerReading, Measurer, give_out, report_undefined
+from gelora.messages import check_replicates
 from gelora.netcdf import plain_attributes
 from gelora.profile import COVARIATES, make_profile
 from gelora.provenance import generator, package_versions, timestamp
 from gelora.registry import EstimatorChoice, describe_estimator
 from gelora.registry import resolve_estimators as resolve_estimators
-from gelora.replicates import Halves, check_replicates, draw_halves, rows_fingerprints
+from gelora.replicates import Halves, draw_halves, rows_fingerprints
 from gelora.representations import extract_representations
 from gelora.stopping import UntilStable, Verdict
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator

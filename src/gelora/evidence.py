@@ -10,7 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gelora.geometry import BlockKey, FloatArray, block_columns, deviations, standard_draws
-from gelora.messages import nearest
+from gelora.messages import check_confidence, nearest
+from gelora.profile import check_profile
 from gelora.provenance import fingerprint, generator
 
 COMBINATIONS: Mapping[str, Callable[[FloatArray], FloatArray]] = {
@@ -152,6 +153,56 @@ def read_evidence(
         taken=taken,
         reason=why,
         records=[_record(row, dimension) for row, dimension in zip(rows, dimensions, strict=True)],
+    )
+
+
+def rise_intervals(profile: xr.Dataset, estimator: str | None = None, *, confidence: float = 0.95) -> xr.Dataset:
+    """Return d_i − d_{i−1} of every block with its error, from the halves that both layers share.
+
+    Parameters
+    ----------
+    profile : xarray.Dataset
+        With replicates.
+    estimator : str, optional
+        May be left out where the profile has one.
+    confidence : float
+        Coverage of the interval, in (0, 1).
+
+    Returns
+    -------
+    xarray.Dataset
+        ``rise``, ``standard_error``, ``ci_low``, ``ci_high`` and ``independent_error``, what errors of the two
+        layers taken for independent would add up to, along ``block``. The interval is Student's with as many degrees
+        of freedom as there are splits; it knows nothing of bias.
+
+    Raises
+    ------
+    ValueError
+        If the profile has no replicates.
+    """
+    from scipy.stats import t as student
+
+    found = read_evidence([check_profile(profile)], estimator, scale=None, combine="max")
+    if not found.has_spread:
+        raise ValueError("`profile` has no replicates: estimate it with n_replicates=50")
+    blocks, before, after = block_columns(found.layers)
+    spread, dimensions = found.spreads[0], found.dimensions[0]
+    errors = np.sqrt(np.square(spread).mean(axis=0))
+    paired = np.sqrt(np.square(spread[:, after] - spread[:, before]).mean(axis=0))
+    rise = dimensions[after] - dimensions[before]
+    reach = float(student.ppf(0.5 + check_confidence(confidence) / 2.0, len(spread) // 2)) * paired
+    return xr.Dataset(
+        {
+            "rise": ("block", rise),
+            "standard_error": ("block", paired),
+            "ci_low": ("block", rise - reach),
+            "ci_high": ("block", rise + reach),
+            "independent_error": ("block", np.hypot(errors[after], errors[before])),
+        },
+        coords={
+            "block": [number for _, number in blocks],
+            "stack": ("block", [stack for stack, _ in blocks]),
+        },
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,9 @@ from gelora.blocks import (
     matrix_shape,
     weights_fingerprint,
 )
+from gelora.export import export_plan, make_lora_config, model_name, to_axolotl, to_trl, write_adapter_config
 from gelora.files import atomic_path, to_json
+from gelora.plan_check import PlanCheck, bare_model, check_adaptation
 from gelora.plan_uncertainty import PlanScales, PlanUncertainty, scales_from_record, uncertainty_from_record
 
 if TYPE_CHECKING:
@@ -225,27 +226,79 @@ class RankPlan:
         -------
         peft.LoraConfig
         """
-        from peft import LoraConfig
+        base = None if model is None else bare_model(model)
+        modules = self.modules if base is None else self.bind(base).modules
+        return make_lora_config(modules, self.scaling, task_type, base, options)
 
-        reserved = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"} & set(options)
-        if reserved:
-            raise ValueError(f"`{min(reserved)}` follows from the plan: change the plan instead")
-        modules = self.modules if model is None else self.bind(model).modules
-        if all(module.transposed for module in modules):
-            options.setdefault("fan_in_fan_out", True)
-        # peft matches "(.*\.)?(key)$": an anchor leaves nothing before the name.
-        anchor = "" if model is None else "^"
-        keys = {module.name: anchor + re.escape(module.name) for module in modules}
-        largest = max(module.rank for module in modules)
-        return LoraConfig(
-            task_type=task_type,
-            r=largest,
-            lora_alpha=_number(self.scaling * largest),  # type: ignore[arg-type]
-            target_modules=[module.name for module in modules],
-            rank_pattern={keys[module.name]: module.rank for module in modules},
-            alpha_pattern={keys[module.name]: _number(module.alpha) for module in modules},
-            **options,
-        )
+    def check(self, model: "nn.Module", config: "LoraConfig | None" = None) -> PlanCheck:
+        """Prove that peft adapts ``model`` as planned, without changing it or copying its weights.
+
+        Every key of ``rank_pattern`` and ``alpha_pattern`` matches one module, ``target_modules`` the planned ones
+        and no other; shapes and transposition agree, no rank exceeds its matrix, α / r is the plan's scaling; and
+        what peft makes of the model's layers on the meta device has the planned ranks and numbers of parameters.
+        The adapter of a model that is adapted already is compared too. The weights' values are not.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Bare or under a head, adapted or not.
+        config : peft.LoraConfig, optional
+            What to prove; by default ``to_lora_config(model=model)``.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            Naming the first disagreement.
+        """
+        base = bare_model(model)
+        bound = replace(self, weights_fingerprint="").bind(base).modules
+        config = config or make_lora_config(bound, self.scaling, None, base, {})
+        return check_adaptation(bound, self.scaling, base, config)
+
+    def to_adapter_config(
+        self,
+        folder: str | Path,
+        *,
+        base_model: str | None = None,
+        task_type: str | None = None,
+        model: "nn.Module | None" = None,
+        layout: str = "peft",
+        experiment: str | None = None,
+        training_params: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        """Write `to_lora_config` as the file that ``LoraConfig.from_pretrained`` reads, and return its folder.
+
+        ``base_model`` is that of the profile unless given. See `gelora.export.write_adapter_config`.
+        """
+        config = self.to_lora_config(task_type, model=model, **options)
+        name = base_model or model_name(self.provenance) or None
+        place = {"layout": layout, "experiment": experiment or f"gelora-{self.policy}"}
+        return write_adapter_config(config, folder, base_model=name, training_params=training_params, **place)
+
+    def to_axolotl(self, *, model: "nn.Module | None" = None, **options: Any) -> str:
+        """Return `to_lora_config` as a fragment of an Axolotl configuration; see `gelora.export.to_axolotl`."""
+        return to_axolotl(self.to_lora_config(model=model, **options))
+
+    def to_trl(
+        self,
+        *,
+        base_model: str | None = None,
+        dataset: str = "trl-lib/Capybara",
+        task_type: str = "CAUSAL_LM",
+        model: "nn.Module | None" = None,
+        **options: Any,
+    ) -> str:
+        """Return a Python program that tunes with TRL's ``SFTTrainer``; see `gelora.export.to_trl`."""
+        name = base_model or model_name(self.provenance) or "name or folder of the model"
+        return to_trl(self.to_lora_config(task_type, model=model, **options), name, dataset)
+
+    def export(self, path: str | Path, format: str = "peft", **options: Any) -> Path:
+        """Write the plan for another tool, by the method of that name, which takes ``options``; return what it wrote.
+
+        ``"peft"`` and ``"metamathqa"`` write a folder by `to_adapter_config`, ``"axolotl"`` and ``"trl"`` a file.
+        """
+        return export_plan(self, path, format, options)
 
     def save(self, path: str | Path) -> Path:
         """Write the plan to a JSON file, whole or not at all."""
@@ -342,8 +395,3 @@ def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
-
-
-def _number(value: float) -> float:
-    """Return whole numbers as int: configuration files read by other tools expect them so."""
-    return int(value) if float(value).is_integer() else value

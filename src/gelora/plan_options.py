@@ -7,9 +7,8 @@ from typing import Any
 
 from gelora.evidence import COMBINATIONS
 from gelora.geometry import ROUNDINGS
-from gelora.messages import check_integer, nearest
+from gelora.messages import check_confidence, check_integer, nearest
 from gelora.rank_uncertainty import STATISTICS
-from gelora.stopping import check_confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

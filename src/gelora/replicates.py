@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gelora.messages import check_integer
+from gelora.messages import check_replicates
 from gelora.provenance import fingerprint, generator
 from gelora_estimators.neighbors import Neighbors, neighbors_within
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
@@ -81,22 +81,6 @@ def draw_halves(rows: Mapping[str, IntArray], n_replicates: int, seed: int) -> H
         members[2 * split, order[: n // 2]] = True
         members[2 * split + 1, order[n // 2 : 2 * (n // 2)]] = True
     return Halves(members, {stack: np.searchsorted(distinct, values) for stack, values in rows.items()})
-
-
-def check_replicates(n_replicates: int) -> int:
-    """Return ``n_replicates`` if it is an even number of at least 0.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    number = check_integer("n_replicates", n_replicates, 0)
-    if number % 2:
-        raise ValueError(
-            f"`n_replicates` must be even, two for each split into halves, got {number}: give {number + 1}"
-        )
-    return number
 
 
 def rows_fingerprints(rows: Mapping[str, IntArray]) -> dict[str, str]:

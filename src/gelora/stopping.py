@@ -16,10 +16,9 @@ from gelora.geometry import (
     settling_factor,
     standard_draws,
 )
-from gelora.messages import check_integer
+from gelora.messages import check_confidence, check_integer, check_replicates
 from gelora.profile import check_profile
 from gelora.provenance import generator
-from gelora.replicates import check_replicates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,16 +134,3 @@ class Verdict:
         """Return the fields as JSON takes them."""
         settling = None if math.isinf(self.n_settling) else round(self.n_settling)
         return {"n_rows": self.n_rows, "stability": self.stability, "n_settling": settling, "ranks": self.ranks}
-
-
-def check_confidence(confidence: float) -> float:
-    """Return ``confidence`` if it is a number in (0, 1).
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be a number between 0 and 1, got {confidence!r}")
-    return float(confidence)

@@ -87,6 +87,75 @@ def plan_table(plans: Mapping[str, "RankPlan"], title: str | None = None) -> "Ta
     return table
 
 
+def stability_table(plan: "RankPlan", title: str | None = None) -> "Table":
+    """Return a table with a row per block: its rank, the probability of each rank, and how stable it is.
+
+    Where the matrices of a block differ, each has a row of its own.
+
+    Raises
+    ------
+    ValueError
+        If the plan carries no probabilities.
+    """
+    from rich.table import Table
+
+    found = plan.uncertainty
+    if found is None:
+        raise ValueError("`plan` has no probabilities: make its profile with n_replicates=50")
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    settling = "no number of examples" if math.isinf(found.n_settling) else f"about {found.n_settling:,.0f} examples"
+    table.caption = (
+        f"another draw of {found.n_examples:,} examples gives the same plan with probability {found.stability:.2f}; "
+        f"{settling} for {found.confidence:g}"
+    )
+    for heading in ("block", "matrix", "rank", "expected", *(f"P({rank})" for rank in found.ranks), "stable"):
+        table.add_column(heading, justify="right")
+    seen: dict[tuple[str, int], set[tuple[object, ...]]] = {}
+    for place, module in enumerate(plan.modules):
+        shares = found.probabilities[place]
+        known = seen.setdefault((module.stack, module.block), set())
+        if (module.rank, shares) in known:
+            continue
+        known.add((module.rank, shares))
+        table.add_row(
+            f"{module.stack[:3]} {module.block}",
+            module.role if len(known) > 1 else "",
+            str(module.rank),
+            f"{found.expected[place]:.1f}",
+            *(f"{share:.2f}" if share >= 0.005 else "·" for share in shares),
+            f"{found.module_stability[place]:.2f}",
+        )
+    return table
+
+
+def scale_table(plan: "RankPlan", title: str | None = None) -> "Table":
+    """Return a table with a row per scale of the plan's estimator: the rank of every block there, and how stable.
+
+    Raises
+    ------
+    ValueError
+        If the plan's estimator reads one scale only.
+    """
+    from rich.table import Table
+
+    found = plan.by_scale
+    if found is None or not found.scales:
+        raise ValueError("`plan` has one scale only: its estimator reads no other")
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    table.caption = f"taken: {found.taken}, as {found.reason}"
+    keys = list(plan.block_ranks)
+    for heading in ("scale / block", *(f"{stack[:3]} {block}" for stack, block in keys), "stable"):
+        table.add_column(heading, justify="right")
+    for scale, ranks, stability in zip(found.scales, found.ranks, found.stabilities, strict=True):
+        largest: dict[tuple[str, int], int] = {}
+        for module, rank in zip(plan.modules, ranks, strict=True):
+            key = (module.stack, module.block)
+            largest[key] = max(largest.get(key, 0), rank)
+        shown = "" if math.isnan(stability) else f"{stability:.2f}"
+        table.add_row(f"{scale:g}", *(str(largest[key]) for key in keys), shown)
+    return table
+
+
 def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) -> "Table":
     """Return a table with a row per fine-tuning: score, trainable parameters, time."""
     from rich.table import Table

@@ -4,8 +4,9 @@ from importlib.metadata import entry_points
 
 import pytest
 
-# Options that make scikit-dimension's slow ones fast enough for a test.
+# Options that make scikit-dimension's slow ones fast enough for a test, and batches small enough.
 FAST_OPTIONS = {"skdim:PH": {"nsteps": 5, "subsamples": 2}, "skdim:DANCo": {"D": 4}}
+FAST_OPTIONS |= {f"minibatch:{name}": {"batch_size": 30} for name in ("twonn", "mle", "gride")}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from gelora.files import atomic_path
-from gelora.finetuning.adapter_folder import save_adapter
+from gelora.finetuning.adapter_folder import describe_ranks, save_adapter
 from gelora.finetuning.adapters import Adapted, find_adapter
 from gelora.finetuning.checkpoints import (
     ADAPTER_FOLDER,
@@ -346,6 +346,7 @@ def _card_facts(
         "version": package_versions(["gelora"]).get("gelora", ""),
         "created": record.attrs["created"],
         "policy": adapted.plan.policy,
+        "ranks": describe_ranks(adapted.plan),
         "n_adapter": adapted.n_adapter,
         "n_head": adapted.n_head,
         "n_validation": len(data.validation),

@@ -146,6 +146,7 @@ def test_the_model_card_names_base_score_and_origin(tuned: Any, folder_of: Folde
     assert "num_labels=2, pad_token_id=0" in card
     origin = json.loads(card.split("```json\n")[1].split("```")[0])
     assert origin["policy"] == "uniform"
+    assert "| encoder 1 | 2 | 2 | 2 | 2 |\n| encoder 2 | 3 | 3 | 3 | 3 |" in card.split("## Ranks")[1]
     assert origin["weights_fingerprint"] == record.attrs["weights_fingerprint"]
 
 

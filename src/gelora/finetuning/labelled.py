@@ -1,0 +1,84 @@
+"""A task → a model with its head, and batches with labels: what gradients of the task's loss need."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gelora.finetuning.classifiers import load_classifier
+from gelora.finetuning.encoded import encode_split, length_limit
+from gelora.finetuning.tasks import Task, load_task
+from gelora.messages import check_integer
+from gelora.quiet import own_generators, quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def labelled_batches(
+    model: Any,
+    task: str | Task,
+    data_dir: str | Path | None = None,
+    *,
+    tokenizer: Any = None,
+    n_examples: int = 256,
+    batch_size: int = 8,
+    max_length: int = 128,
+    seed: int = 0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> "tuple[PreTrainedModel, list[dict[str, torch.Tensor]]]":
+    """Return ``model`` with a head for ``task``, and labelled train rows of the task as padded batches.
+
+    Parameters
+    ----------
+    model : PreTrainedModel, str or Path
+        A folder or hub name, or a loaded model with or without a classification head; a loaded one is copied.
+    task : str or Task
+        The name of a GLUE task, or a `gelora.finetuning.tasks.Task` of your own.
+    data_dir : str or Path, optional
+        Folder with ``train`` and ``validation`` files; see `gelora.finetuning.tasks.load_task`.
+    tokenizer : optional
+        A tokenizer, its folder or name; by default the one beside the weights.
+    n_examples : int
+        Train rows, drawn by the seed alone.
+    batch_size : int
+        Rows a batch.
+    max_length : int
+        Tokens a text or pair is cut to; fewer where the model takes fewer.
+    seed : int
+        Of the draw, and of a head that the stored weights lack.
+    revision, trust_remote_code
+        For a model given by name.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        With a head, in evaluation mode.
+    batches : list of dict
+        ``input_ids``, ``attention_mask`` and the like of shape (batch_size, n_tokens), and ``labels``.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        As `gelora.finetuning.runner.finetune` before any training.
+
+    Notes
+    -----
+    A head that starts at random shapes the gradients behind it: those of the blocks pass through it. Tune the head
+    first, or read the ranks as those at the start of a tuning.
+    """
+    from transformers import DataCollatorWithPadding
+
+    check_integer("batch_size", batch_size, 1)
+    check_integer("n_examples", n_examples, 1)
+    data = load_task(task, data_dir, n_train=n_examples, n_validation=1, seed=seed)
+    with quiet_libraries(), own_generators(seed):
+        classifier = load_classifier(
+            model, data, tokenizer=tokenizer, revision=revision, trust_remote_code=trust_remote_code
+        )
+    limit = length_limit(classifier.model, classifier.tokenizer, max_length)
+    rows, _ = encode_split(data.train, data.task, classifier.tokenizer, limit)
+    collate = DataCollatorWithPadding(classifier.tokenizer)
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    head: Any = classifier.model
+    return head.eval(), [dict(collate([dict(row) for row in part])) for part in parts]
