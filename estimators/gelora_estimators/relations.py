@@ -1,4 +1,4 @@
-"""What two spaces of the same points know of each other: ranks of nearest neighbours, neighbours in common."""
+"""What relates the spaces of the same points: rows distinct in all of them, and the places of given neighbours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_integer
 from gelora_estimators.points import (
     DistinctRows,
     IndexArray,
@@ -16,32 +14,11 @@ from gelora_estimators.points import (
     distinct_rows,
     first_occurrences,
 )
-from gelora_estimators.protocol import DegenerateCloudError, FloatArray
+from gelora_estimators.protocol import DegenerateCloudError
 from gelora_estimators.search import SearchSpace, full_precision, resolve_device, search_space, squared_distances
 
 _BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # distances in one block
 _FEWEST_ROWS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class NeighborRelations:
-    """Between every space of one list and every space of another.
-
-    Parameters
-    ----------
-    forward : ndarray of shape (n_left, n_right)
-        Information imbalance from left to right, Δ(A → B) = 2/n · mean rank in B of the nearest neighbour in A
-        (Glielmo2022): 2/n where A tells the neighbours in B, near 1 where it tells nothing.
-    backward : ndarray of shape (n_left, n_right)
-        From right to left.
-    overlap : ndarray of shape (n_left, n_right)
-        Mean share of the k nearest neighbours that both have (Doimo2020): 1 for the same, near k/(n − 1) for
-        independent spaces.
-    """
-
-    forward: FloatArray
-    backward: FloatArray
-    overlap: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,60 +66,6 @@ def joint_rows(clouds: Sequence[Any]) -> JointRows:
     return JointRows(np.empty(0, dtype=np.int64) if kept is None else kept, tuple(reasons))
 
 
-def neighbor_relations(
-    left: Sequence[Any], right: Sequence[Any] | None = None, *, k: int = 30, device: str = "auto"
-) -> NeighborRelations:
-    """Compare the neighbourhoods of the same points in several spaces, exactly.
-
-    Parameters
-    ----------
-    left : sequence of array_like of shape (n, d)
-        Spaces, each of its own d; row i is the same thing in all of them. Rows must be distinct in each, see
-        `joint_rows`.
-    right : sequence of array_like, optional
-        The other spaces; by default the same.
-    k : int
-        Neighbours of the overlap.
-    device : str
-        "auto" or a torch device name, as for `nearest_distances`.
-
-    Returns
-    -------
-    NeighborRelations
-
-    Raises
-    ------
-    DegenerateCloudError
-        For fewer than k + 2 points, or where `nearest_distances` refuses a space.
-    ValueError
-        For spaces of unequal length, or rows that are not distinct.
-
-    Notes
-    -----
-    Every space is searched once and its distances are gone through once: n² · Σ d operations, in memory linear in n.
-    Ties in distance are broken by the number of the point, in the search as in the ranks.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from gelora_estimators import neighbor_relations
-    >>> plane = np.random.default_rng(0).random((400, 2))
-    >>> found = neighbor_relations([plane, plane[:, :1]], k=10)
-    >>> bool(found.forward[0, 1] < found.forward[1, 0])  # two coordinates tell one better than one tells two
-    True
-    """
-    check_integer("k", k, minimum=1)
-    lengths = {len(cloud) for cloud in (*left, *(right or ()))}
-    if len(lengths) != 1:
-        raise ValueError(f"`left` and `right` must hold spaces of one length, got {sorted(lengths)}: align their rows.")
-    first = [_nearest(cloud, k, device) for cloud in left]
-    second = first if right is None else [_nearest(cloud, k, device) for cloud in right]
-    overlap = np.array([[_shared(one, other).mean() / k for other in second] for one in first])
-    forward = np.array([_imbalances(cloud, first, device) for cloud in (left if right is None else right)]).T
-    backward = forward.T if right is None else np.array([_imbalances(cloud, second, device) for cloud in left])
-    return NeighborRelations(forward=forward, backward=backward, overlap=overlap)
-
-
 def neighbor_ranks(points: Any, others: IndexArray, *, device: str = "auto") -> IndexArray:
     """Return the place of given points among all neighbours of each point, exactly: 1 for its nearest.
 
@@ -169,7 +92,7 @@ def neighbor_ranks(points: Any, others: IndexArray, *, device: str = "auto") -> 
     Examples
     --------
     >>> import numpy as np
-    >>> from gelora_estimators import neighbor_ranks
+    >>> from gelora_estimators.relations import neighbor_ranks
     >>> neighbor_ranks([[0.0], [1.0], [3.0]], np.array([[2], [2], [0]])).tolist()
     [[2], [2], [2]]
     """
@@ -204,54 +127,33 @@ class _Ranker:
         for start, stop in _cuts(len(centred), 4096):
             centred[start:stop] = centred.new_tensor(centred_block(cloud, start, stop))
         self.centred = centred
-        # Rounding of d products and sums, of the centring and of the norms, for the largest pair.
-        self.error = 4.0 * (centred.shape[1] + 8) * float(np.finfo(np.float64).eps) * float(space.square.max())
+        # Of the sum of both squared norms: rounding of d products and sums, of the centring and of the norms.
+        self.error = 4.0 * (centred.shape[1] + 8) * float(np.finfo(np.float64).eps)
 
     def place(self, start: int, stop: int, others: IndexArray) -> IndexArray:
         """Return the ranks of ``others`` (stop − start, m) around the points from ``start`` to ``stop``."""
-        space, square = self.space, self.space.square
-        squared = (self.centred[start:stop] @ self.centred.T).mul_(-2.0).add_(square).add_(square[start:stop, None])
-        own = squared.new_tensor(np.arange(start, stop)).long()
-        squared[own - start, own] = float("inf")
+        sizes = self.space.square[start:stop, None] + self.space.square
+        lower = (self.centred[start:stop] @ self.centred.T).mul_(-2.0).add_(sizes, alpha=1.0 - self.error)
+        own = lower.new_tensor(np.arange(start, stop)).long()
+        lower[own - start, own] = float("inf")
+        upper = sizes.mul_(2.0 * self.error).add_(lower)
         ranks = np.empty(others.shape, dtype=np.int64)
         for column in range(others.shape[1]):
             other = own.new_tensor(others[:, column])
-            limit = squared.gather(1, other[:, None])
-            # Both the entry and the limit are off by no more than the error.
-            surely = (squared < limit - 2.0 * self.error).sum(dim=1)
-            possibly = (squared <= limit + 2.0 * self.error).sum(dim=1)
+            low, high = (bound.gather(1, other[:, None]) for bound in (lower, upper))
+            surely = (upper < low).sum(dim=1)
+            possibly = (lower <= high).sum(dim=1)
             ranks[:, column] = surely.cpu().numpy() + 1
             for place in (possibly - surely > 1).nonzero()[:, 0].tolist():
-                ranks[place, column] += self._ties(start + place, int(other[place]), squared[place], limit[place])
+                unclear = (lower[place] <= high[place]) & (upper[place] >= low[place])
+                ranks[place, column] += self._count_before(start + place, int(other[place]), unclear.nonzero()[:, 0])
         return ranks
 
-    def _ties(self, row: int, other: int, squared: Any, limit: Any) -> int:
-        """Return how many of the points whose distance the product cannot tell from that of ``other`` come before."""
-        point = ((squared - limit).abs() <= 2.0 * self.error).nonzero()[:, 0]
-        point = point[point != other]
-        exact, target = (
-            squared_distances(self.space, p.new_full(p.shape, row), p) for p in (point, point.new_tensor([other]))
-        )
-        return int(((exact < target) | ((exact == target) & (point < other))).sum())
-
-
-def _nearest(cloud: Any, k: int, device: str) -> IndexArray:
-    found = nearest_distances(cloud, k, minimum=k + 1, device=device)
-    if found.n_copies:
-        raise ValueError(f"`left` and `right` must hold distinct rows, got {found.n_copies} copies: see `joint_rows`.")
-    return found.indices
-
-
-def _imbalances(cloud: Any, nearest: Sequence[IndexArray], device: str) -> FloatArray:
-    """Return the information imbalance to ``cloud`` from each space whose neighbours are given."""
-    ranks = neighbor_ranks(cloud, np.stack([indices[:, 0] for indices in nearest], axis=1), device=device)
-    return np.asarray(2.0 * ranks.mean(axis=0) / len(ranks))
-
-
-def _shared(one: IndexArray, other: IndexArray) -> IndexArray:
-    """Return how many entries of each row are in the same row of both."""
-    both = np.sort(np.concatenate([one, other], axis=1), axis=1)
-    return np.asarray((both[:, 1:] == both[:, :-1]).sum(axis=1))
+    def _count_before(self, row: int, other: int, unclear: Any) -> int:
+        """Return how many of the ``unclear`` points come before ``other``, by exact distances from ``row``."""
+        target = squared_distances(self.space, unclear.new_full((1,), row), unclear.new_full((1,), other))
+        exact = squared_distances(self.space, unclear.new_full(unclear.shape, row), unclear)
+        return int(((exact < target) | ((exact == target) & (unclear < other))).sum())
 
 
 def _cuts(n: int, step: int) -> list[tuple[int, int]]:

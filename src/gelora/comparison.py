@@ -10,10 +10,10 @@ import xarray as xr
 
 from gelora.blocks import Architecture
 from gelora.geometry import BlockKey, FloatArray, deviations
+from gelora.messages import check_confidence
 from gelora.netcdf import plain_attributes
 from gelora.profile import attribute, check_profile
 from gelora.provenance import package_versions, timestamp
-from gelora.stopping import check_confidence
 
 _ORIGIN = ("model", "weights_fingerprint", "data", "data_fingerprint", "pooling", "n_rows", "n_replicates")
 

@@ -81,7 +81,7 @@ def module_ranks(policy: Policy, problem: RankProblem) -> list[int]:
     ValueError, TypeError
         If the policy does not return a whole rank for every block or matrix.
     """
-    chosen: dict[object, object] = {key: value for key, value in policy(problem).items()}
+    chosen: dict[object, object] = dict(policy(problem).items())
     ranks = []
     for matrix in problem.matrices:
         keys = ((matrix.stack, matrix.block, matrix.role), (matrix.stack, matrix.block))

@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 from gelora.clouds import Cloud, Representations, as_representations
 from gelora.geometry import FloatArray, deviations
-from gelora.messages import check_integer
+from gelora.messages import check_integer, check_replicates
 from gelora.netcdf import plain_attributes
 from gelora.provenance import package_versions, timestamp
-from gelora.replicates import check_replicates, draw_halves
+from gelora.replicates import draw_halves
 from gelora_estimators.neighbors import nearest_distances
 from gelora_estimators.protocol import DegenerateCloudError
 from gelora_estimators.relations import joint_rows, neighbor_ranks
@@ -87,8 +87,10 @@ def compare_representations(
     compare overlaps of equal k and n alone. Neighbours and ranks are exact. Rows that copy an earlier one in any
     layer are left out of all.
 
-    Errors come from halves without a common row, as those of dimensions; a row of tokens stays together. An imbalance
-    near 2/n and an overlap change with the number of points, so that halves overstate their errors by up to a half.
+    Errors come from halves without a common row, as those of dimensions, with k/2 neighbours in a half, so that
+    neighbourhoods keep their size; the tokens of one text stay together. In simulations they overstate the spread over
+    draws, by up to a half, the more the smaller an imbalance is; errors by formula, which take points for independent,
+    are too small.
 
     Examples
     --------
@@ -110,7 +112,7 @@ def compare_representations(
     _check_enough(spaces.k, [len(part) for part in parts])
     found = []
     for part in tqdm(parts, desc="relations", disable=not progress):
-        found.append(spaces.relate(part))
+        found.append(spaces.relate(part, spaces.k if part is joint.rows else _in_half(spaces.k)))
     values, reasons = found[0]
     spaces.refuse_all(reasons)
     errors = _errors(np.array([replicate for replicate, _ in found[1:]]), halves.n_rows, values)
@@ -150,9 +152,9 @@ class _Spaces:
     def right(self) -> list[int]:
         return list(range(self.n_left, len(self.clouds))) or self.left
 
-    def relate(self, rows: IntArray) -> tuple[FloatArray, list[str]]:
+    def relate(self, rows: IntArray, k: int) -> tuple[FloatArray, list[str]]:
         """Return the `RELATIONS` on these rows, (3, n_left, n_right), NaN where undefined, and why by cloud."""
-        near, reasons = self._search(rows)
+        near, reasons = self._search(rows, k)
         known = {place for place, reason in enumerate(reasons) if not reason}
         imbalance = np.full((len(near), len(near)), np.nan)
         overlap = np.full((len(near), len(near)), np.nan)
@@ -171,14 +173,14 @@ class _Spaces:
         reverse = imbalance[np.ix_(self.right, self.left)].T
         return np.array([imbalance[forward], reverse, overlap[forward]]), reasons
 
-    def _search(self, rows: IntArray) -> tuple[list[IntArray], list[str]]:
+    def _search(self, rows: IntArray, k: int) -> tuple[list[IntArray], list[str]]:
         """Return the numbers of the k nearest within ``rows`` by cloud, and why there are none."""
         near, reasons = [], list(self.reasons)
         for place, cloud in enumerate(self.clouds):
-            indices = np.empty((0, self.k), dtype=np.int64)
+            indices = np.empty((0, k), dtype=np.int64)
             if not reasons[place]:
                 try:
-                    indices = nearest_distances(cloud[rows], self.k, device=self.device).indices
+                    indices = nearest_distances(cloud[rows], k, device=self.device).indices
                 except DegenerateCloudError as problem:
                     reasons[place] = str(problem)
             near.append(indices)
@@ -221,11 +223,16 @@ def _same_rows(left: Representations, right: Representations, *, known: bool) ->
 
 
 def _check_enough(k: int, sizes: Sequence[int]) -> None:
-    if min(sizes) < k + 2:
+    if sizes[0] < k + 2 or min(sizes) < _in_half(k) + 2:
         raise ValueError(
-            f"`k`={k} needs at least {k + 2} points that are distinct in every layer, got {sizes[0]}, and "
-            f"{min(sizes)} in a half: give more rows, a smaller k, or n_replicates=0"
+            f"`k`={k} needs at least {k + 2} points that are distinct in every layer, and {_in_half(k) + 2} in a half, "
+            f"got {sizes[0]} and {min(sizes)}: give more rows, a smaller k, or n_replicates=0"
         )
+
+
+def _in_half(k: int) -> int:
+    """Return the neighbours in half of the rows that reach as far as ``k`` in all: half as many."""
+    return max(1, k // 2)
 
 
 def _errors(replicates: FloatArray, n_rows: int, values: FloatArray) -> FloatArray:

@@ -108,8 +108,8 @@ def stability_table(plan: "RankPlan", title: str | None = None) -> "Table":
         f"another draw of {found.n_examples:,} examples gives the same plan with probability {found.stability:.2f}; "
         f"{settling} for {found.confidence:g}"
     )
-    for heading in ("block", "matrix", "rank", "expected", *(f"P({rank})" for rank in found.ranks), "stable"):
-        table.add_column(heading, justify="right")
+    for heading in ("block", "matrix", "rank", "mean", "probabilities", "stable"):
+        table.add_column(heading, justify="left" if heading == "probabilities" else "right")
     seen: dict[tuple[str, int], set[tuple[object, ...]]] = {}
     for place, module in enumerate(plan.modules):
         shares = found.probabilities[place]
@@ -122,7 +122,9 @@ def stability_table(plan: "RankPlan", title: str | None = None) -> "Table":
             module.role if len(known) > 1 else "",
             str(module.rank),
             f"{found.expected[place]:.1f}",
-            *(f"{share:.2f}" if share >= 0.005 else "·" for share in shares),
+            ", ".join(
+                f"{rank}: {share:.2f}" for rank, share in zip(found.ranks, shares, strict=True) if share >= 0.005
+            ),
             f"{found.module_stability[place]:.2f}",
         )
     return table

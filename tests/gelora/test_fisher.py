@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 
-from gelora.fisher import FisherSpectrum, energy_rank, fisher_spectra
+from gelora.fisher import FisherSpectrum, energy_rank, fisher_spectra, parameter_spectrum
 from tiny_models import ragged_batch, tiny_model
 
 QKV = {
@@ -180,6 +180,38 @@ def test_named_parameters_and_groups_are_those_of_the_joined_gradients() -> None
     assert joined.n_parameters == sum(rows.shape[1] for rows in parts.values())
 
 
+def test_parameters_together_are_the_joined_gradients_and_count_once() -> None:
+    model, batch = classifier("bert"), labelled()
+    names = ["classifier.weight", "classifier.bias"]
+    rows = np.concatenate([gradients(model, model.get_parameter(name), batch) for name in names], axis=1)
+    found = parameter_spectrum(model, [batch], [*names, "classifier", "classifier.bias"])
+    np.testing.assert_allclose(found.eigenvalues, np.linalg.svd(rows, compute_uv=False) ** 2 / 6, rtol=1e-9)
+    assert found.n_parameters == rows.shape[1]
+
+
+def test_what_follows_in_place_does_not_change_the_gradients() -> None:
+    class Rectified(Regression):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": (self.linear(x).relu_()[:, 0] - labels).square().mean()}
+
+    model = Rectified(3)
+    x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[0] = model.linear.weight[0].detach()  # the first example passes, x[1] does not
+    x[1] = -x[0]
+    batch = {"x": x, "labels": torch.ones(8)}
+    found = fisher_spectra(model, [batch], ["linear", "linear.weight"])
+    np.testing.assert_allclose(found["linear"].eigenvalues, found["linear.weight"].eigenvalues, rtol=1e-12)
+
+
+def test_tensors_made_in_inference_mode_and_left_out_ones_are_taken() -> None:
+    model, batch = Regression(3), {"x": torch.eye(3, dtype=torch.float64), "labels": torch.ones(3)}
+    expected = fisher_spectra(model, [batch], ["linear"])["linear"]
+    with torch.inference_mode():
+        made = {"x": batch["x"].clone(), "labels": torch.ones(3), "mask": None}
+        found = fisher_spectra(model, [made], ["linear"])["linear"]
+    np.testing.assert_array_equal(found.eigenvalues, expected.eigenvalues)
+
+
 def test_the_layers_of_an_adapted_model_are_found_under_their_own_names() -> None:
     import peft
 
@@ -283,11 +315,21 @@ GOOD = {"x": torch.ones(2, 3), "labels": torch.ones(2)}
     [
         (lambda m: fisher_spectra(m, [{"x": GOOD["x"]}], ["linear"]), ValueError, "must hold `labels` for the loss"),
         (lambda m: fisher_spectra(m, [], ["linear"]), ValueError, "`batches` must hold at least one labelled example"),
-        (lambda m: fisher_spectra(m, [[1]], ["linear"]), TypeError, "must be a mapping of tensors, got list"),
+        (
+            lambda m: fisher_spectra(m, [[1]], ["linear"]),
+            TypeError,
+            "`batches` must be mappings of tensors, .* got list",
+        ),
+        (lambda m: fisher_spectra(m, GOOD, ["linear"]), TypeError, "got dict alone: put it in a list"),
+        (
+            lambda m: fisher_spectra(m, [{**GOOD, "labels": torch.tensor(1.0)}], ["linear"]),
+            TypeError,
+            "`batches`: 'labels' must be a tensor with the examples along its first axis, got 1.0 alone",
+        ),
         (
             lambda m: fisher_spectra(m, [{**GOOD, "x": "a"}], ["linear"]),
             TypeError,
-            "mapping of tensors, got .*'x': 'str'",
+            "`batches`: 'x' must be a tensor with the examples along its first axis, got str",
         ),
         (
             lambda m: fisher_spectra(m, [{**GOOD, "labels": torch.ones(3)}], ["linear"]),
@@ -301,6 +343,10 @@ GOOD = {"x": torch.ones(2, 3), "labels": torch.ones(2)}
         ),
         (lambda m: fisher_spectra(m, [GOOD], [""]), ValueError, "'' is a Regression, no linear layer: name its param"),
         (lambda m: fisher_spectra(m, [GOOD], "linear"), TypeError, "`names` must be a list of module or parameter"),
+        (lambda m: fisher_spectra(m, [GOOD], {"all": "linear"}), TypeError, "`names` must be a list of module or"),
+        (lambda m: parameter_spectrum(m, [GOOD], "linear"), TypeError, "`names` must be a list of module or parameter"),
+        (lambda m: parameter_spectrum(m, [GOOD], []), ValueError, "`names` must name at least one linear layer"),
+        (lambda m: fisher_spectra(m.to("meta"), [GOOD], ["linear"]), ValueError, "but 'linear' is on the meta device"),
         (lambda m: fisher_spectra(m, [GOOD], []), ValueError, "`names` must name at least one linear layer"),
         (lambda m: fisher_spectra(_half(), [GOOD], ["linear"]), ValueError, "eigenvalues need float32 or float64"),
         (lambda m: fisher_spectra(m, [GOOD], ["linear"], max_examples=0), ValueError, "`max_examples` must be an int"),

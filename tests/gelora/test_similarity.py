@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gelora.netcdf import read_dataset, write_dataset
+from gelora.replicates import draw_halves
 from gelora.representations import extract_representations
 from gelora.similarity import RELATIONS, compare_representations
 from gelora_estimators.protocol import DegenerateCloudError
@@ -91,7 +92,7 @@ def test_what_keeps_neighbours_changes_nothing():
     rng = np.random.default_rng(1)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     wide = rng.permutation(np.eye(10))[:3]
-    plain = compare_representations(clouds["cube"][None], [clouds["other"]], k=5, **QUIET)
+    plain = compare_representations([clouds["cube"]], [clouds["other"]], k=5, **QUIET)
     for moved in (clouds["cube"] @ rotation, 1e6 * clouds["cube"], clouds["cube"] + 50.0, clouds["cube"] @ wide):
         found = compare_representations([moved], [clouds["other"]], k=5, **QUIET)
         for name in RELATIONS:
@@ -141,6 +142,17 @@ def test_errors_are_those_of_the_halves_and_of_many_draws():
         errors.append([float(found[f"{name}_standard_error"][0, 0]) for name in RELATIONS])
     ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / np.std(estimates, axis=0, ddof=1)
     assert ((ratio > 0.75) & (ratio < 1.8)).all()
+
+
+def test_errors_are_half_the_differences_of_halves_with_half_as_many_neighbours():
+    clouds = list(clouds_of(120).values())
+    found = compare_representations(clouds, k=9, n_replicates=4, seed=5, progress=False)
+    halves = draw_halves({"": np.arange(120)}, 4, 5).members
+    parts = [compare_representations([cloud[half] for cloud in clouds], k=4, **QUIET) for half in halves]
+    for name in RELATIONS:
+        values = [part[name].values for part in parts]
+        squares = [((values[0] - values[1]) / 2) ** 2, ((values[2] - values[3]) / 2) ** 2]
+        np.testing.assert_allclose(found[f"{name}_standard_error"], np.sqrt(np.mean(squares, axis=0)), atol=1e-15)
 
 
 def test_errors_go_by_the_seed_and_are_missing_without_halves():
@@ -227,9 +239,8 @@ def test_numbers_of_neighbours_that_make_no_sense_are_refused():
     clouds = clouds_of(40)
     with pytest.raises(ValueError, match="`k` must be an integer of at least 1, got 0"):
         compare_representations(clouds, k=0, **QUIET)
-    with pytest.raises(ValueError, match="`k`=39 needs at least 41 points that are distinct in every layer, got 40"):
-        compare_representations(clouds, k=39, **QUIET)
-    with pytest.raises(ValueError, match=r"`k`=30 needs at least 32 points .* got 40, and 20 in a half: give more"):
-        compare_representations(clouds, progress=False)
+    for k, n_replicates in ((39, 0), (38, 4)):
+        with pytest.raises(ValueError, match=rf"`k`={k} needs at least {k + 2} points .* and 21 in a half, got 40 and"):
+            compare_representations(clouds, k=k, n_replicates=n_replicates, progress=False)
     with pytest.raises(ValueError, match="`n_replicates` must be even"):
         compare_representations(clouds, k=5, n_replicates=3, progress=False)

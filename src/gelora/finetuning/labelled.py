@@ -60,7 +60,8 @@ def labelled_batches(
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        As `gelora.finetuning.runner.finetune` before any training.
+        As `gelora.finetuning.runner.finetune` before any training: among others if the model is adapted already, its
+        head does not fit the task, the data lack a column, or the rows drawn are all of one class.
 
     Notes
     -----
@@ -69,8 +70,8 @@ def labelled_batches(
     """
     from transformers import DataCollatorWithPadding
 
-    check_integer("batch_size", batch_size, 1)
-    check_integer("n_examples", n_examples, 1)
+    for name, value in (("n_examples", n_examples), ("batch_size", batch_size), ("max_length", max_length)):
+        check_integer(name, value, 1)
     data = load_task(task, data_dir, n_train=n_examples, n_validation=1, seed=seed)
     with quiet_libraries(), own_generators(seed):
         classifier = load_classifier(

@@ -18,7 +18,7 @@ from gelora.messages import nearest
 Call = tuple[torch.Tensor, torch.Tensor]
 # Inputs, and the output's place in the graph, which stays when another function changes the output in place.
 Watched = tuple[torch.Tensor, GradientEdge]
-_SLAB_BYTES = 2**28
+_SLAB_BYTES = 2**26
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -73,11 +73,14 @@ class Target:
         first = self.rows[0]
         n_rows = first[0].shape[0] if len(first) == 1 else first[0].shape[1]
         width = max(1, self.parameter.numel() // n_rows)
-        step = max(1, _SLAB_BYTES // (8 * width * len(self.rows)))
+        step = min(n_rows, max(1, _SLAB_BYTES // (8 * width * len(self.rows))))
         total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device=first[0].device)
+        slab = total.new_empty(len(self.rows), step, width)
         for start in range(0, n_rows, step):
-            slab = torch.stack([_part(row, start, start + step) for row in self.rows])
-            total += slab @ slab.T
+            used = slab[:, : n_rows - start]
+            for row, out in zip(self.rows, used, strict=True):
+                _write(row, start, out)
+            total += used.flatten(1) @ used.flatten(1).T
         return np.asarray(total.cpu().numpy())
 
 
@@ -94,11 +97,13 @@ def _joined(
     return delta[felt], inputs[felt]
 
 
-def _part(row: tuple[torch.Tensor, ...], start: int, stop: int) -> torch.Tensor:
-    """Return some rows of a gradient in float64, flattened."""
+def _write(row: tuple[torch.Tensor, ...], start: int, out: torch.Tensor) -> None:
+    """Write as many rows of a gradient as ``out`` has, from ``start`` on, in float64."""
+    stop = start + len(out)
     if len(row) == 1:
-        return row[0][start:stop].double().flatten()
-    return (row[0][:, start:stop].double().T @ row[1].double()).flatten()
+        out.copy_(row[0][start:stop])
+    else:
+        torch.mm(row[0][:, start:stop].double().T, row[1].double(), out=out)
 
 
 def find_targets(model: torch.nn.Module, label: str, names: Sequence[str]) -> list[Target]:
@@ -222,8 +227,8 @@ def collect_gradients(
 @contextmanager
 def _ready(model: torch.nn.Module, parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """Put ``model`` in evaluation mode, only ``parameters`` requiring gradients; then restore all flags."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with inference_on(model), torch.inference_mode(False), torch.enable_grad():
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
@@ -247,7 +252,7 @@ def _add_gradients(
         )
     # At the first example also whole gradients, to see whether the factors explain them.
     dense = [target for target in targets if target.module is None or number == 0]
-    outputs = [edge for watched in calls.values() for _, edge in watched]
+    outputs: list[Any] = [edge for watched in calls.values() for _, edge in watched]
     wanted = [*outputs, *(target.parameter for target in dense)]
     found: Any = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
     of_output = {id(edge): gradient for edge, gradient in zip(outputs, found, strict=False)}

@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002, D102 (the signatures of the events are those of transformers)
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from gelora.messages import check_integer
 from gelora.netcdf import plain_attributes
 from gelora.plan import RankPlan
 from gelora.provenance import package_versions, timestamp
-from gelora.registry import EstimatorChoice, resolve_estimators
+from gelora.registry import EstimatorChoice, describe_estimator, resolve_estimators
 from gelora.representations import extract_representations
 from gelora.theory.jacobians import jacobian_spectra
+from gelora_estimators.protocol import DegenerateCloudError
 
 _LONG_NAMES = {
     "dimension": "intrinsic dimension of the block's output",
@@ -116,15 +118,27 @@ class GapCallback(TrainerCallback):
         return step in self.steps if self.every is None else step % self.every == 0
 
     def record(self, model: torch.nn.Module, step: int) -> None:
-        """Measure ``model`` as it is and keep the numbers as those of ``step``."""
+        """Measure ``model`` as it is and keep the numbers as those of ``step``.
+
+        Warns
+        -----
+        UserWarning
+            Where a dimension is undefined; it is NaN then.
+        """
         clouds = extract_representations(
             model, self.data, n_samples=self.n_samples, batch_size=self.batch_size, **self.reading
         )
-        profile = estimate_representations(clouds, estimator=self.estimators, seed=self.reading["seed"], progress=False)
+        try:
+            self.profiles[step] = estimate_representations(
+                clouds, estimator=self.estimators, seed=self.reading["seed"], progress=False
+            )
+        except DegenerateCloudError as error:
+            # A model that collapsed is something to see in the history, no reason to lose the training.
+            warnings.warn(f"the dimensions at step {step} are undefined: {error}", stacklevel=2)
         spectra = jacobian_spectra(
             model, self.data, plan=self.plan, n_points=self.n_points, n_probes=self.n_probes, **self.reading
         )
-        self.profiles[step], self._ranks[step] = profile, spectra[["rank", "energy_rank_99"]].max("point")
+        self._ranks[step] = spectra[["rank", "energy_rank_99"]].max("point").assign_attrs(spectra.attrs)
 
     @property
     def history(self) -> xr.Dataset:
@@ -132,34 +146,34 @@ class GapCallback(TrainerCallback):
 
         ``dimension``, ``standard_error`` (by the estimator), ``input_dimension``, ``rank``, ``energy_rank_99`` of the
         Jacobian in input and adapted parameters, ``gap`` = rank − dimension, ``energy_gap``. The profiles themselves,
-        all layers, are in the attribute ``profiles``, by step.
+        all layers, are in the attribute ``profiles``, by step; where no dimension was defined there is none.
 
         Raises
         ------
         ValueError
             If nothing was recorded yet.
         """
-        if not self.profiles:
+        if not self._ranks:
             raise ValueError("`history` is empty: no step of the training was recorded yet, see `every` and `steps`")
-        steps = sorted(self.profiles)
-        rows = [_row(self.profiles[step].isel(estimator=0), self._ranks[step]) for step in steps]
+        steps = sorted(self._ranks)
+        rows = [_row(self.profiles.get(step), self._ranks[step]) for step in steps]
         first = self._ranks[steps[0]]
         history = xr.Dataset(
             {name: (("step", "block"), np.array([row[name] for row in rows])) for name in _LONG_NAMES},
             coords={"step": np.array(steps, dtype=np.int64), **{n: first[n] for n in ("block", "stack", "name")}},
-            attrs=plain_attributes(self._attributes(self.profiles[steps[0]])),
+            attrs=plain_attributes(self._attributes(first)),
         )
         for name, text in _LONG_NAMES.items():
             history[name].attrs["long_name"] = text
         return history
 
-    def _attributes(self, profile: xr.Dataset) -> Mapping[str, Any]:
-        kept = ("model", "architecture", "data", "data_fingerprint", "pooling", "estimators", "n_texts")
+    def _attributes(self, spectra: xr.Dataset) -> Mapping[str, Any]:
+        kept = ("model", "architecture", "data", "data_fingerprint", "pooling", "n_probes", "tolerance", "seed")
         return {
-            **{name: profile.attrs[name] for name in kept},
+            **{name: spectra.attrs[name] for name in kept},
+            "estimators": {label: describe_estimator(function) for label, function in self.estimators.items()},
+            "n_samples": self.n_samples or "all",
             "n_points": self.n_points,
-            "n_probes": self.n_probes or "all",
-            "seed": self.reading["seed"],
             "versions": package_versions(),
             "created": timestamp(),
         }
@@ -173,25 +187,33 @@ class GapCallback(TrainerCallback):
             self.record(kwargs["model"], state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.every is not None and state.global_step not in self.profiles:
+        if self.every is not None and state.global_step not in self._ranks:
             self.record(kwargs["model"], state.global_step)
 
 
-def _row(profile: xr.Dataset, ranks: xr.Dataset) -> dict[str, list[float]]:
-    """Return the numbers of every block at one step."""
-    layers = zip(profile["stack"].values, profile["layer"].values, strict=True)
-    place = {(str(stack), int(layer)): column for column, (stack, layer) in enumerate(layers)}
+def _row(profile: xr.Dataset | None, ranks: xr.Dataset) -> dict[str, list[float]]:
+    """Return the numbers of every block at one step; without a profile its dimensions are NaN."""
+    known: dict[tuple[str, int], tuple[float, float]] = {}
+    if profile is not None:
+        one = profile.isel(estimator=0)
+        names = ("stack", "layer", "dimension", "standard_error")
+        for stack, layer, dimension, error in zip(*(one[name].values for name in names), strict=True):
+            known[str(stack), int(layer)] = float(dimension), float(error)
     row: dict[str, list[float]] = {name: [] for name in _LONG_NAMES}
     for column in range(ranks.sizes["block"]):
         block = ranks.isel(block=column, respect=-1)
-        key = (str(block["stack"].item()), int(block["block"]))
-        after, before = place[key], place.get((key[0], key[1] - 1))
-        dimension = float(profile["dimension"][after])
-        row["dimension"].append(dimension)
-        row["standard_error"].append(float(profile["standard_error"][after]))
-        row["input_dimension"].append(math.nan if before is None else float(profile["dimension"][before]))
-        row["rank"].append(float(block["rank"]))
-        row["energy_rank_99"].append(float(block["energy_rank_99"]))
-        row["gap"].append(float(block["rank"]) - dimension)
-        row["energy_gap"].append(float(block["energy_rank_99"]) - dimension)
+        stack, number = str(block["stack"].item()), int(block["block"])
+        dimension, error = known.get((stack, number), (math.nan, math.nan))
+        rank, energy = float(block["rank"]), float(block["energy_rank_99"])
+        values = {
+            "dimension": dimension,
+            "standard_error": error,
+            "input_dimension": known.get((stack, number - 1), (math.nan, math.nan))[0],
+            "rank": rank,
+            "energy_rank_99": energy,
+            "gap": rank - dimension,
+            "energy_gap": energy - dimension,
+        }
+        for name, value in values.items():
+            row[name].append(value)
     return row

@@ -43,13 +43,22 @@ def spectra_of(*blocks: torch.nn.Module, data: Any = None, **options: Any) -> An
     return jacobian_spectra(model, tokens() if data is None else data, layers=layers, progress=False, **options)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "cls", "max", "tokens"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls", "tokens"])
 @pytest.mark.parametrize("rank", [1, 3, 8])
 def test_a_linear_map_has_its_rank_and_with_a_residual_full_rank(rank: int, pooling: str) -> None:
     found = spectra_of(Block(8, rank, residual=False), Block(8, rank, residual=True), pooling=pooling)
     assert found["rank"].sel(respect="input", block=1).values.tolist() == [rank] * 3
     assert found["rank"].sel(respect="input", block=2).values.tolist() == [8] * 3
     assert found["width"].values.tolist() == [8, 8]
+
+
+def test_the_largest_of_each_coordinate_may_come_from_other_tokens_and_adds_ranks() -> None:
+    block = Block(8, 2, residual=False)
+    several = spectra_of(block, pooling="max")["rank"].values
+    assert ((several >= 2) & (several <= 8)).all()
+    assert several.max() > 2
+    one = spectra_of(block, pooling="max", data=tokens(length=1))["rank"].values
+    assert (one == 2).all()
 
 
 def test_mean_pooling_divides_the_singular_values_of_a_linear_map_by_the_root_of_the_length() -> None:
