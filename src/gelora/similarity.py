@@ -82,8 +82,8 @@ def compare_representations(
     Notes
     -----
     :math:`\Delta(A \to B) = \frac{2}{n^2} \sum_i r^B_{i, \mathrm{nn}_A(i)}`: the rank in B of the nearest neighbour
-    in A [Glielmo2022]_. 2/n says that A tells the nearest neighbours in B, 1 that it tells nothing; it is no distance,
-    and not symmetric. The overlap is the mean share of common neighbours [Doimo2020]_, near k/(n − 1) by chance, so
+    in A (Glielmo2022). 2/n says that A tells the nearest neighbours in B, 1 that it tells nothing; it is no distance,
+    and not symmetric. The overlap is the mean share of common neighbours (Doimo2020), near k/(n − 1) by chance, so
     compare overlaps of equal k and n alone. Neighbours and ranks are exact. Rows that copy an earlier one in any
     layer are left out of all.
 

@@ -23,12 +23,12 @@ class Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def double_copy(module: torch.nn.Module) -> torch.nn.Module:
     """Return a copy of ``module`` in float64 and evaluation mode, on the CPU where its device has no float64."""
-    found: Any = copy.deepcopy(module).double()
     parameter = next(module.parameters(), None)
     device = torch.device("cpu") if parameter is None or parameter.device.type == "mps" else parameter.device
+    found: Any = copy.deepcopy(module).to(device).double()
     for weight in found.parameters():
         weight.requires_grad_(False)
-    moved: torch.nn.Module = found.to(device).eval()
+    moved: torch.nn.Module = found.eval()
     return moved
 
 
