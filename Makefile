@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -69,6 +69,12 @@ bench-accuracy: $(INSTALLED)  ## coverage of every interval and the benchmark ma
 
 bench-path: $(INSTALLED)  ## the whole path on CoLA, RTE and SST-2 from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/whole_path.py --data $(DATA)
+
+bench-ranks: $(INSTALLED)  ## noise, stability and cost of ranks on GLUE files from DATA=FOLDER, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/rank_stability.py --data $(DATA) $(if $(CACHE),--cache $(CACHE))
+
+bench-theory: $(INSTALLED)  ## the theorems against MiniLM on GLUE files from DATA=FOLDER, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/theory_report.py --data $(DATA)
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

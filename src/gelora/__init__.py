@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gelora import plots as plots
+    from gelora import theory as theory
+    from gelora.comparison import compare_profiles as compare_profiles
     from gelora.estimation import estimate as estimate
     from gelora.estimation import estimate_representations as estimate_representations
     from gelora.finetuning.runner import finetune as finetune
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
     from gelora.registry import available_estimators as available_estimators
     from gelora.registry import make_estimator as make_estimator
     from gelora.representations import extract_representations as extract_representations
+    from gelora.similarity import compare_representations as compare_representations
 else:
     # Resolved on first use: `import gelora` loads neither torch nor transformers.
     _HOMES = {
+        "compare_profiles": "gelora.comparison",
+        "compare_representations": "gelora.similarity",
         "estimate": "gelora.estimation",
         "estimate_representations": "gelora.estimation",
         "extract_representations": "gelora.representations",
@@ -37,8 +42,8 @@ else:
     }
 
     def __getattr__(name):
-        if name == "plots":
-            return import_module("gelora.plots")
+        if name in ("plots", "theory"):
+            return import_module(f"gelora.{name}")
         if name == "__version__":
             from importlib.metadata import version
 
@@ -55,6 +60,8 @@ __all__ = [
     "RankPlan",
     "available_estimators",
     "citation",
+    "compare_profiles",
+    "compare_representations",
     "estimate",
     "estimate_representations",
     "extract_representations",
@@ -64,4 +71,5 @@ __all__ = [
     "plan_ranks",
     "plots",
     "save_profile",
+    "theory",
 ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG_FILE = "adapter_config.json"
+TRAINING_FILE = "training_params.json"
 LAYOUTS = ("peft", "metamathqa")
 # What the runner of peft's comparison on MetaMathQA reads from training_params.json.
 _TRAINING_FIELDS = (
@@ -162,7 +163,8 @@ def write_adapter_config(
     ValueError
         If an argument is none of these.
     FileExistsError
-        If the folder holds a trained adapter, which another configuration would make unreadable.
+        If the folder holds a trained adapter, which another configuration would make unreadable, or training
+        parameters that this export would leave in force.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}{nearest(str(layout), LAYOUTS)}")
@@ -178,13 +180,18 @@ def write_adapter_config(
         raise FileExistsError(
             f"`folder`: {str(target)!r} holds the trained adapter {weights[0].name}: give another one"
         )
+    if layout == "metamathqa" and not training and (target / TRAINING_FILE).exists():
+        raise FileExistsError(
+            f"`folder`: {str(target)!r} holds {TRAINING_FILE} of another export, which the runner would read: "
+            "remove it, or give `training_params`"
+        )
     make_folder(target)
     fields = config_fields(config)
     if layout == "metamathqa":  # its runner loads a causal language model, whatever the configuration says
         fields["task_type"] = fields["task_type"] or "CAUSAL_LM"
     _write_json(target / CONFIG_FILE, fields | ({"base_model_name_or_path": base_model} if base_model else {}))
     if layout == "metamathqa" and training:
-        _write_json(target / "training_params.json", training)
+        _write_json(target / TRAINING_FILE, training)
     return target
 
 
@@ -237,7 +244,8 @@ def to_axolotl(config: "LoraConfig") -> str:
     Raises
     ------
     ValueError
-        If an α is no whole number, which Axolotl's schema refuses, or ``config`` sets a field without a key there.
+        If an α is no whole number, which Axolotl's schema refuses, or ``config`` sets a field without a key there,
+        or ``init_lora_weights`` to False, which Axolotl does not hand on.
 
     Examples
     --------
@@ -263,10 +271,18 @@ def to_axolotl(config: "LoraConfig") -> str:
     unknown = sorted(set(changed) - set(_AXOLOTL.values()) - {"task_type", "base_model_name_or_path"})
     if unknown:
         raise ValueError(f"`{unknown[0]}` has no key in an Axolotl configuration: leave it out")
+    if not fields["init_lora_weights"]:
+        raise ValueError("`init_lora_weights` must not be False for Axolotl, which then starts from peft's default")
     entries = {"adapter": "lora"} | {
         key: fields[name] for key, name in _AXOLOTL.items() if name in changed or key in _AXOLOTL_ALWAYS
     }
     return _AXOLOTL_HEAD + "".join(_yaml(key, value) for key, value in entries.items())
+
+
+def _scalar(value: Any) -> str:
+    # JSON's scalars are YAML's, but that YAML 1.1 takes a number like 1e-05, without a point, for text.
+    text = json.dumps(value)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", text) if isinstance(value, float) else text
 
 
 def _changed(config: "LoraConfig") -> dict[str, Any]:
@@ -278,13 +294,12 @@ def _changed(config: "LoraConfig") -> dict[str, Any]:
 
 
 def _yaml(key: str, value: Any) -> str:
-    # JSON's scalars are YAML's.
     if isinstance(value, Mapping):
-        lines = [f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in value.items()]
+        lines = [f"  {json.dumps(name)}: {_scalar(entry)}" for name, entry in value.items()]
     elif isinstance(value, list):
-        lines = [f"  - {json.dumps(entry)}" for entry in value]
+        lines = [f"  - {_scalar(entry)}" for entry in value]
     else:
-        return f"{key}: {json.dumps(value)}\n"
+        return f"{key}: {_scalar(value)}\n"
     return "\n".join([f"{key}:", *lines]) + "\n"
 
 

@@ -118,6 +118,17 @@ def test_an_experiment_that_changes_nothing_has_no_training_parameters(llama, tm
     assert [path.name for path in folder.iterdir()] == ["adapter_config.json"]
 
 
+def test_training_parameters_of_another_export_do_not_stay_in_force_unseen(llama, tmp_path):
+    plan = replace(plan_of(llama), provenance={})
+    folder = plan.export(tmp_path, "metamathqa", training_params={"max_steps": 9})
+    before = (folder / "training_params.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds training_params\.json of another export.*: remove it, or give"):
+        plan.export(tmp_path, "metamathqa")
+    assert (folder / "training_params.json").read_bytes() == before
+    assert plan.export(tmp_path, "metamathqa", training_params={"max_steps": 8}) == folder
+    assert json.loads((folder / "training_params.json").read_text()) == {"max_steps": 8}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -167,12 +178,19 @@ def test_axolotl_makes_the_same_configuration_from_its_fragment(name, anchored):
     assert read.get("lora_fan_in_fan_out", False) == (name == "gpt2")
 
 
+def test_a_small_number_of_an_axolotl_fragment_is_read_as_a_number(llama):
+    for dropout in (1e-5, 2.5e-7, 0.1):
+        assert yaml.safe_load(plan_of(llama).to_axolotl(lora_dropout=dropout))["lora_dropout"] == dropout
+
+
 def test_what_axolotl_has_no_key_for_is_refused(llama):
     plan = plan_ranks(None, llama, "uniform", rank=3, scaling=0.5)
     with pytest.raises(ValueError, match=r"Axolotl takes whole numbers for α, and the plan has 1\.5: choose a whole"):
         plan.to_axolotl()
     with pytest.raises(ValueError, match="`lora_bias` has no key in an Axolotl configuration: leave it out"):
         plan_of(llama).to_axolotl(lora_bias=True)
+    with pytest.raises(ValueError, match="`init_lora_weights` must not be False for Axolotl, which then starts from"):
+        plan_of(llama).to_axolotl(init_lora_weights=False)
 
 
 def test_the_program_for_trl_makes_the_same_configuration(llama):

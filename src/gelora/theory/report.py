@@ -44,8 +44,8 @@ _LONG_NAMES = {
     "fisher_effective_rank": "exponential of the entropy of its normalised eigenvalues",
     "fisher_energy_rank_90": "eigenvalues that hold 90 % of its trace",
     "fisher_saturated": "1 where every example added a direction, so that the rank may be larger",
-    "bound_holds": "1 where the dimension does not exceed the rank of the Jacobian, 0 where it does",
-    "corollary_holds": "1 where the rise does not exceed the number of adapted parameters, 0 where it does",
+    "bound_holds": "1 where the dimension does not exceed the rank of the Jacobian, 0 where it does, NaN if undecided",
+    "corollary_holds": "1 where the rise does not exceed the adapted parameters, 0 where it does, NaN if undecided",
     "vacuous": "whether that rank is so near to the width that it bounds nothing",
 }
 
@@ -108,7 +108,8 @@ def theory_report(
         Along ``block``: ``dimension``, ``standard_error``, ``rise``, ``gap``, ``n_adapted``, ``width``;
         ``jacobian_rank``, ``jacobian_energy_rank_90``, ``jacobian_energy_rank_99``, ``jacobian_lower_bound`` also by
         ``respect``; ``fisher_rank``, ``fisher_effective_rank``, ``fisher_energy_rank_90``, ``fisher_saturated``, NaN
-        without labels; ``bound_holds`` and ``corollary_holds``, 1 or 0, NaN where undefined; ``vacuous``.
+        without labels; ``bound_holds`` and ``corollary_holds``, 1 or 0, NaN where a dimension is undefined, nothing is
+        adapted or the probes ran out below the dimension; ``vacuous``.
 
     Raises
     ------
@@ -236,9 +237,11 @@ def _verdicts(columns: Columns) -> Columns:
     dimension, rise, n_adapted = (columns[name][1] for name in ("dimension", "rise", "n_adapted"))
     # Nothing is adapted: there is no N to hold the rise against.
     ceiling = np.where(n_adapted > 0, n_adapted, math.nan)
+    # Where the probes ran out the rank may be larger: a dimension above what was found decides nothing.
+    short = columns["jacobian_lower_bound"][1][-1] & (dimension > rank)
     return {
         "gap": ("block", rank - dimension),
-        "bound_holds": ("block", _holds(dimension, rank)),
+        "bound_holds": ("block", _holds(dimension, np.where(short, math.nan, rank))),
         "corollary_holds": ("block", _holds(np.maximum(rise, 0.0), ceiling)),
         "vacuous": ("block", rank > VACUOUS_SHARE * columns["width"][1]),
     }
@@ -324,7 +327,7 @@ def _check(report: xr.Dataset, what: str) -> xr.Dataset:
 
 
 def theory_table(report: xr.Dataset, title: str | None = None) -> "Table":
-    """Return a table with a row per block: dimension, ranks, adapted parameters, and whether the bounds hold.
+    """Return a table with a row per block: dimension against rank, rise against adapted parameters, Fisher rank.
 
     Parameters
     ----------
@@ -341,38 +344,45 @@ def theory_table(report: xr.Dataset, title: str | None = None) -> "Table":
 
     _check(report, "`report`")
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
-    headings = ["block", "dimension", *(f"rank ({respect})" for respect in report["respect"].values)]
-    for heading in (*headings, "99 % energy", "bound", "rise", "adapted", "corollary", "Fisher", "effective"):
-        table.add_column(heading, justify="right")
+    for heading in ("block", "dimension ≤ rank", "bound", "99 %", "rise ≤ adapted", "Fisher rank"):
+        table.add_column(heading, justify="right", no_wrap=True)
     several = len(set(report["stack"].values)) > 1
     for column in range(report.sizes["block"]):
-        one = report.isel(block=column)
-        verdict = _word(float(one["bound_holds"])) + (", vacuous" if bool(one["vacuous"]) else "")
-        lower = ["≥ " if more else "" for more in one["jacobian_lower_bound"].values]
+        one = report.isel(block=column, respect=-1)
+        bound, corollary = float(one["bound_holds"]), float(one["corollary_holds"])
+        value, error, adapted = float(one["dimension"]), float(one["standard_error"]), int(one["n_adapted"])
+        dimension = _number(value) + ("" if math.isnan(value + error) else f" ± {error:.1f}")
+        rank = ("≥" if bool(one["jacobian_lower_bound"]) else "") + str(int(one["jacobian_rank"]))
         table.add_row(
             f"{str(one['stack'].item())[:3]} {int(one['block'])}" if several else str(int(one["block"])),
-            _number(float(one["dimension"])) + _error(float(one["standard_error"])),
-            *(f"{mark}{rank}" for mark, rank in zip(lower, one["jacobian_rank"].values, strict=True)),
-            str(int(one["jacobian_energy_rank_99"].values[-1])),
-            verdict,
-            _number(float(one["rise"])),
-            f"{int(one['n_adapted']):,}",
-            _word(float(one["corollary_holds"])),
-            ("≥ " if float(one["fisher_saturated"]) == 1 else "") + _number(float(one["fisher_rank"]), 0),
-            _number(float(one["fisher_effective_rank"])),
+            f"{dimension} {_sign(bound)} {rank}",
+            "vacuous" if bound == 1 and bool(one["vacuous"]) else _word(bound),
+            str(int(one["jacobian_energy_rank_99"])),
+            f"{_number(float(one['rise']))} {_sign(corollary)} {f'{adapted:,}' if adapted else '–'}",
+            _fisher(one),
         )
     points, labelled = report.attrs["n_points"], report.attrs["n_labelled"]
-    table.caption = f"Jacobians at {points} examples" + (f", Fisher information of {labelled}" if labelled else "")
+    table.caption = (
+        f"rank and 99 % energy: of the Jacobians at {points} examples, in {report['respect'].values[-1]}"
+        + (f"\nFisher rank (effective rank): of {labelled} labelled examples" if labelled else "")
+    )
     return table
 
 
 def _word(verdict: float) -> str:
-    return "–" if math.isnan(verdict) else ("holds" if verdict else "violated")
+    return "undecided" if math.isnan(verdict) else ("holds" if verdict else "violated")
 
 
-def _number(value: float, digits: int = 1) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+def _sign(verdict: float) -> str:
+    return "?" if math.isnan(verdict) else ("≤" if verdict else ">")
 
 
-def _error(value: float) -> str:
-    return "" if math.isnan(value) else f" ± {value:.1f}"
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
+
+
+def _fisher(one: xr.Dataset) -> str:
+    rank = float(one["fisher_rank"])
+    if math.isnan(rank):
+        return "–"
+    return f"{'≥' if float(one['fisher_saturated']) else ''}{rank:.0f} ({float(one['fisher_effective_rank']):.1f})"
