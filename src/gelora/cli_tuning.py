@@ -1,0 +1,178 @@
+"""Commands that tune, hold theorems against a model, and draw."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gelora.cli_options import Model, Progress, Revision, Seed, Trust, app
+
+
+@app.command(epilog="Example: `gelora demo --output demo-output`")
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-output"),
+    n_samples: Annotated[int, typer.Option(help="Sentences the profile is estimated on.")] = 2000,
+    n_train: Annotated[int, typer.Option(help="Labelled sentences to fine-tune on.")] = 2000,
+    n_validation: Annotated[int, typer.Option(help="Labelled sentences for the scores.")] = 800,
+    seed: Seed = 0,
+    progress: Progress = True,
+) -> None:
+    """Walk the whole path offline: MiniLM on sentences from docstrings, profile, ranks, fine-tuning, figures."""
+    from rich.console import Console
+
+    from gelora.demo import run_demo
+    from gelora.tables import plan_table, profile_table, record_table
+
+    console = Console()
+    result = run_demo(
+        output,
+        n_samples=n_samples,
+        n_train=n_train,
+        n_validation=n_validation,
+        seed=seed,
+        progress=progress,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    console.print(profile_table(result.profile, result.plans["gelora"], "Dimension ± standard error, and GeLoRA rank"))
+    console.print(plan_table(result.plans, "Ranks"))
+    console.print(record_table(result.records, "Fine-tuning"))
+    console.print("written:", *(f"  {path}" for path in result.files), sep="\n", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: `gelora finetune --model DIR --task cola --data-dir DATA/cola --plan plan.json --output out/`"
+)
+def finetune(
+    model: Model,
+    task: Annotated[str, typer.Option(help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli.")],
+    plan: Annotated[Path, typer.Option(help="The rank plan (JSON), as `gelora ranks` writes.")],
+    output: Annotated[Path, typer.Option(help="Folder for the record, the adapter and the checkpoints.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with train and validation files; without it the hub is asked.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="What carries the ranks.")] = "lora",
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the train rows.")] = 3.0,
+    max_steps: Annotated[int, typer.Option(help="Optimiser steps in place of epochs; -1 for none.")] = -1,
+    batch_size: Annotated[int, typer.Option(help="Rows a batch.")] = 32,
+    eval_batch_size: Annotated[int | None, typer.Option(help="For evaluation. [default: the same]")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-4,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0548,
+    warmup_ratio: Annotated[float, typer.Option(help="Share of the steps with a rising rate.")] = 0.0304,
+    schedule: Annotated[str, typer.Option(help="Learning-rate schedule, by transformers' name.")] = "linear",
+    dropout: Annotated[float, typer.Option(help="Of the inputs of the LoRA matrices.")] = 0.0188,
+    max_length: Annotated[int, typer.Option(help="Tokens beyond this are cut.")] = 128,
+    n_train: Annotated[int | None, typer.Option(help="Train rows drawn by the seed. [default: all]")] = None,
+    n_validation: Annotated[int | None, typer.Option(help="Validation rows drawn. [default: all]")] = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue the run in the folder.")] = True,
+    eval_steps: Annotated[int | None, typer.Option(help="Evaluate every so many steps. [default: each epoch]")] = None,
+    save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many. [default: each epoch]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+    progress: Progress = True,
+) -> None:
+    """Fine-tune a model on a task with the ranks of a plan."""
+    options = dict(locals())  # before anything else: named like the function's arguments, handed on by name
+    options["output_dir"] = options.pop("output")
+    from rich.console import Console
+
+    from gelora.finetuning.runner import finetune as run
+    from gelora.tables import record_table
+
+    record = run(**options)
+    Console().print(record_table({task: record}))
+    typer.echo(f"written: {output / 'record.nc'}, {output / 'adapter'}")
+
+
+@app.command(
+    epilog="Example: `gelora theory profile.nc --model DIR --plan plan.json --task sst2 --data-dir DATA/sst2 "
+    "--output report.nc`"
+)
+def theory(
+    model: Model,
+    profile: Annotated[Path, typer.Argument(help="The profile of this model (netCDF).")],
+    output: Annotated[Path, typer.Option(help="The report to write (netCDF).")],
+    plan: Annotated[Path | None, typer.Option(help="The rank plan (JSON): says what would be adapted.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="File with texts for the Jacobians. [default: the task's rows]")
+    ] = None,
+    text_column: Annotated[list[str] | None, typer.Option(help="Column with the texts; twice for pairs.")] = None,
+    task: Annotated[str | None, typer.Option(help="A GLUE task, for the Fisher information; needs a plan.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the task's train and validation files; else the hub is asked.")
+    ] = None,
+    estimator: Annotated[str | None, typer.Option(help="Which of the profile's estimators.")] = None,
+    n_points: Annotated[int, typer.Option(help="Texts at which Jacobians are taken.")] = 8,
+    n_probes: Annotated[int | None, typer.Option(help="Probes for a wide model. [default: exact]")] = None,
+    max_examples: Annotated[int, typer.Option(help="Labelled rows for the Fisher information.")] = 256,
+    max_length: Annotated[int | None, typer.Option(help="Tokens beyond this are cut.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
+    seed: Seed = 0,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+    progress: Progress = True,
+) -> None:
+    """Hold GeLoRA's theorems against a model: ranks of Jacobians and of the Fisher information, by block."""
+    from gelora.files import check_writable
+
+    check_writable(output)
+    if task is None and data is None:
+        raise ValueError("`data` or `task` must be given: the Jacobians are taken at examples")
+    if task is not None and plan is None:
+        raise ValueError("`plan` must be given with `task`: the Fisher information is that of adapted parameters")
+    from rich.console import Console
+
+    from gelora.plan import RankPlan
+    from gelora.profile import open_profile
+    from gelora.theory import save_report, theory_report, theory_table
+
+    found, ranks_of = open_profile(profile), None if plan is None else RankPlan.load(plan)
+    loaded: Any = model
+    batches = None
+    own: dict[str, Any] = {"tokenizer": tokenizer, "seed": seed, "revision": revision}
+    own["trust_remote_code"] = trust_remote_code
+    if task is not None:
+        from gelora.finetuning.labelled import labelled_batches
+
+        loaded, batches = labelled_batches(
+            model, task, data_dir, n_examples=max_examples, max_length=max_length or 128, **own
+        )
+    report = theory_report(
+        loaded,
+        found,
+        data,
+        plan=ranks_of,
+        labelled_batches=batches,
+        estimator=estimator,
+        n_points=n_points,
+        n_probes=n_probes,
+        max_examples=max_examples,
+        text_column=text_column,
+        max_length=max_length,
+        progress=progress,
+        **own,
+    )
+    save_report(report, output)
+    Console().print(theory_table(report))
+    typer.echo(f"written: {output}")
+
+
+@app.command(
+    epilog="Example: `gelora plot profile.nc --output profile.png`; `gelora plot plan.json --output ranks.png`"
+)
+def plot(
+    source: Annotated[list[Path], typer.Argument(help="A profile (.nc), or one or more rank plans (.json).")],
+    output: Annotated[Path, typer.Option(help="The picture to write: .png, .pdf or .svg.")],
+    estimator: Annotated[list[str] | None, typer.Option(help="Estimators to draw. [default: all]")] = None,
+) -> None:
+    """Draw a profile, or rank plans side by side."""
+    from gelora.files import check_writable
+
+    check_writable(output)
+    from gelora.figures import draw_files
+
+    draw_files(source, output, estimator=estimator)
+    typer.echo(f"written: {output}")
