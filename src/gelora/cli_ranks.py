@@ -206,7 +206,7 @@ def export_plan(
     ranks = RankPlan.load(plan)
     if model is not None:
         loaded = load_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-        report = ranks.check(loaded)
+        report = ranks.check(loaded, ranks.to_lora_config())  # what is written, not what the model alone would get
         typer.echo(f"checked: {len(report.modules)} matrices, {report.n_parameters:,} parameters")
     typer.echo(f"written: {ranks.export(output, format)}")
 

@@ -273,6 +273,8 @@ class RankPlan:
         """
         config = self.to_lora_config(task_type, model=model, **options)
         name = base_model or model_name(self.provenance) or None
+        if experiment is not None and layout == "peft":
+            raise ValueError("`experiment` goes with layout='metamathqa', got layout='peft': leave it out")
         place = {"layout": layout, "experiment": experiment or f"gelora-{self.policy}"}
         return write_adapter_config(config, folder, base_model=name, training_params=training_params, **place)
 

@@ -79,6 +79,8 @@ class PlanCheck:
 
 def bare_model(model: "nn.Module") -> "nn.Module":
     """Return the model inside peft's wrapper, or ``model`` where it has none."""
+    if not hasattr(model, "named_modules"):
+        raise TypeError(f"`model` must be a loaded model, got {type(model).__name__}: load it first")
     inner: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
     return model if inner is None else inner()
 
@@ -244,8 +246,9 @@ def _adapters(model: "nn.Module") -> _Adapters:
     for name, module in model.named_modules():
         parameters = module.named_parameters()
         if isinstance(module, LoraLayer) and module.r:
-            adapter = "default" if "default" in module.r else next(iter(module.r))
-            own = (f"lora_A.{adapter}", f"lora_B.{adapter}")
+            active = [name for name in module.active_adapters if name in module.r]
+            adapter = active[0] if active else next(iter(module.r))
+            own = (f"lora_A.{adapter}.", f"lora_B.{adapter}.")
             count = sum(parameter.numel() for key, parameter in parameters if key.startswith(own))
             found[name] = (module.r[adapter], float(module.scaling[adapter]), count)
     return found

@@ -318,3 +318,10 @@ def test_a_written_configuration_trains_on_real_sentences(minilm, data_dir, tmp_
     moved = [n for n, p in wrapped.named_parameters() if not torch.equal(p, before[n])]
     assert all("lora_" in name or "classifier.modules_to_save" in name for name in moved)
     assert len([name for name in moved if "lora_" in name]) == 2 * len(plan.modules)
+
+
+def test_an_experiment_is_named_in_its_own_layout_alone(tmp_path):
+    from examples import example_plan
+
+    with pytest.raises(ValueError, match="`experiment` goes with layout='metamathqa', got layout='peft'"):
+        example_plan([1, 2]).to_adapter_config(tmp_path / "out", experiment="mine")

@@ -236,3 +236,10 @@ def test_the_keys_of_an_adapted_model_are_those_of_the_model_inside(bert):
     plan = plan_of(bert)
     wrapped = get_peft_model(copy.deepcopy(bert), plan.to_lora_config())
     assert plan.to_lora_config(model=wrapped).rank_pattern == plan.to_lora_config(model=bert).rank_pattern
+
+
+def test_a_name_is_no_model_to_check():
+    from examples import example_plan
+
+    with pytest.raises(TypeError, match="`model` must be a loaded model, got str: load it first"):
+        example_plan([1, 2]).check("bert")
