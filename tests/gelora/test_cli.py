@@ -90,8 +90,66 @@ def test_pairs_and_all_rows_can_be_asked_for(run, model_folder, texts_file, tmp_
     assert open_profile(tmp_path / "p.nc").attrs["n_texts"] == 150
 
 
+def test_ranks_come_with_their_certainty_go_to_other_tools_and_are_held_against_the_theorems(
+    run, model_folder, texts_file, tmp_path
+):
+    profile, plan = tmp_path / "p.nc", tmp_path / "plan.json"
+    code, _, err = run(
+        "estimate", "--model", model_folder, "--data", texts_file, "--text-column", "first",
+        "--estimator", "mle(k1=3, k2=6)", "--n-samples", "auto", "--n-replicates", "10", "--confidence", "0.5",
+        "--no-progress", "--output", profile,
+    )  # fmt: skip
+    assert code == 0, err
+    assert open_profile(profile).attrs["n_replicates"] == 50
+    code, out, err = run(
+        "ranks", profile, profile, "--model", model_folder, "--policy", "budget", "--budget", "2048",
+        "--combine", "mean", "--targets", "attention", "--output", tmp_path / "budget.json",
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, err = run("ranks", profile, "--model", model_folder, "--confidence", "0.999", "--output", plan)
+    assert code == 0, err
+    assert "probabilities" in out
+    assert "scale / block" in out
+    made = RankPlan.load(plan)
+    assert made.stability == made.uncertainty.stability
+    for kind, target in (("peft", "adapter"), ("axolotl", "lora.yaml"), ("trl", "tune.py"), ("metamathqa", "layout")):
+        code, out, err = run("export", plan, "--format", kind, "--model", model_folder, "--output", tmp_path / target)
+        assert code == 0, err
+        assert f"checked: {len(made.modules)} matrices, {made.n_parameters:,} parameters" in out
+        assert (tmp_path / target).exists()
+    code, out, err = run(
+        "theory", profile, "--model", model_folder, "--plan", plan, "--data", texts_file, "--text-column", "first",
+        "--n-points", "2", "--no-progress", "--output", tmp_path / "theory.nc",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "bound" in out
+    code, _, err = run("theory", profile, "--model", model_folder, "--output", tmp_path / "no.nc")
+    assert code == 1
+    assert "`data` or `task` must be given" in err
+    code, _, err = run("export", plan, "--format", "onnx", "--output", tmp_path / "x")
+    assert code == 1
+    assert "onnx" in err
+
+
+def test_fisher_ranks_are_made_from_a_task(run, model_folder, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        rows = {"sentence": tiny_texts(40), "label": [row % 2 for row in range(40)]}
+        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    code, _, err = run(
+        "ranks", "--model", model_folder, "--policy", "fisher", "--task", "sst2", "--data-dir", folder,
+        "--n-examples", "24", "--budget", "4096", "--output", tmp_path / "fisher.json",
+    )  # fmt: skip
+    assert code == 0, err
+    plan = RankPlan.load(tmp_path / "fisher.json")
+    assert plan.policy == "fisher"
+    assert 4096 - 64 < plan.n_parameters <= 4096
+    assert plan.bind(tiny_model("bert")).n_parameters == plan.n_parameters
+
+
 def test_every_command_has_help_with_an_example(run):
-    for command in ("demo", "estimate", "ranks", "finetune", "plot"):
+    for command in ("demo", "estimate", "ranks", "export", "finetune", "theory", "plot"):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert f"gelora {command}" in out
