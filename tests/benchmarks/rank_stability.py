@@ -30,6 +30,7 @@ from gelora.geometry import to_ranks
 from gelora.models import load_pretrained
 from gelora.policies import RECOMMENDED_ESTIMATOR, RECOMMENDED_ROUNDING
 from gelora.provenance import package_versions
+from gelora.stopping import UntilStable
 from gelora_estimators import MLE, calibrated, nearest_distances
 from gelora_estimators.calibration_curve import calibration_curve
 
@@ -282,7 +283,7 @@ def enough(data: Path, limits: tuple[int, ...] = (5000, 20_000, 67_349)) -> dict
         ("mle, ceil", "mle", "ceil"),
         ("recommended", RECOMMENDED_ESTIMATOR, RECOMMENDED_ROUNDING),
     ):
-        rule = gelora.stopping.UntilStable(rounding=rounding, first=500 if estimator == "mle" else 4000)
+        rule = UntilStable(rounding=rounding, first=500 if estimator == "mle" else 4000)
         entries = []
         for limit in limits:
             texts = [sentences[row] for row in np.sort(order[:limit])]

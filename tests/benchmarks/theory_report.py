@@ -119,7 +119,9 @@ def page(result: dict[str, Any]) -> str:
         "rank is",
         "  nearly the width: a block with a residual connection moves its output in every direction that its last "
         "layer norm",
-        "  leaves, so the bound holds for any cloud of that width. The energy ranks show how unevenly.",
+        "  leaves, so the bound holds for any cloud of that width. The energy ranks show how unevenly. A norm takes "
+        "one direction",
+        "  away, the mean; in the last block two of its weights are zero (5e-33), which leaves 382 coordinates.",
         "- **The corollary** compares the rise of the dimension with the number of adapted parameters. At rank 1 a "
         "block already",
         "  has thousands, so it holds with room to spare: it does not tell a plan that is too small.",

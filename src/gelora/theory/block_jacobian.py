@@ -60,7 +60,7 @@ class BlockJacobian:
         outputs: list[tuple[torch.nn.Module, torch.Tensor, torch.Tensor]] = []
         handles = [factor.register_forward_hook(_keeper(outputs)) for factor in self.factors]
         mode = Float64()  # type: ignore[no-untyped-call]
-        with mode, torch.inference_mode(False), torch.enable_grad():
+        with mode, torch.enable_grad():
             try:
                 hidden, pooled = self._forward()
             finally:
@@ -133,8 +133,11 @@ class BlockJacobian:
 
 
 def _keeper(outputs: list[tuple[torch.nn.Module, torch.Tensor, torch.Tensor]]) -> Any:
-    def keep(module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        outputs.append((module, args[0].detach(), output))
+    def keep(module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        # Factors of a cross-attention read the encoder: what they give does not depend on the block's input.
+        kept = output if output.requires_grad else output.detach().requires_grad_()
+        outputs.append((module, args[0].detach(), kept))
+        return kept
 
     return keep
 

@@ -12,11 +12,13 @@ import torch
 import xarray as xr
 from transformers import TrainerCallback
 
+from gelora.encoding import needs_tokenizer
 from gelora.estimation import estimate_representations
 from gelora.messages import check_integer
 from gelora.netcdf import plain_attributes
 from gelora.plan import RankPlan
 from gelora.provenance import package_versions, timestamp
+from gelora.quiet import own_generators
 from gelora.registry import EstimatorChoice, describe_estimator, resolve_estimators
 from gelora.representations import extract_representations
 from gelora.theory.jacobians import jacobian_spectra
@@ -43,7 +45,7 @@ class GapCallback(TrainerCallback):
     Parameters
     ----------
     data : list of str, DataLoader, tensors, path, …
-        Texts held out from the training, as for `gelora.extract_representations`.
+        Texts held out from the training, as for `gelora.extract_representations`. A loader is read once.
     every : int, optional
         Record before the first step, after each so many, and at the end.
     steps : iterable of int, optional
@@ -125,6 +127,12 @@ class GapCallback(TrainerCallback):
         UserWarning
             Where a dimension is undefined; it is NaN then.
         """
+        # Loaders and estimators from elsewhere may draw from the global generators, which belong to the training.
+        with own_generators(self.reading["seed"]):
+            self._record(model, step)
+
+    def _record(self, model: torch.nn.Module, step: int) -> None:
+        self.data = _held(self.data, self.reading["text_column"])
         clouds = extract_representations(
             model, self.data, n_samples=self.n_samples, batch_size=self.batch_size, **self.reading
         )
@@ -134,7 +142,7 @@ class GapCallback(TrainerCallback):
             )
         except DegenerateCloudError as error:
             # A model that collapsed is something to see in the history, no reason to lose the training.
-            warnings.warn(f"the dimensions at step {step} are undefined: {error}", stacklevel=2)
+            warnings.warn(f"the dimensions at step {step} are undefined: {error}", stacklevel=3)
         spectra = jacobian_spectra(
             model, self.data, plan=self.plan, n_points=self.n_points, n_probes=self.n_probes, **self.reading
         )
@@ -189,6 +197,14 @@ class GapCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every is not None and state.global_step not in self._ranks:
             self.record(kwargs["model"], state.global_step)
+
+
+def _held(data: Any, text_column: str | Sequence[str] | None) -> Any:
+    """Return ``data`` with the batches of a loader in a list: a shuffling one would give other examples each time."""
+    whole = isinstance(data, torch.Tensor | np.ndarray | Mapping | list) or hasattr(data, "column_names")
+    if whole or not isinstance(data, Iterable) or needs_tokenizer(data, text_column):
+        return data
+    return list(data)
 
 
 def _row(profile: xr.Dataset | None, ranks: xr.Dataset) -> dict[str, list[float]]:

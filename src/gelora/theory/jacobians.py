@@ -64,7 +64,8 @@ def jacobian_spectra(
     Block i maps the sequence :math:`x` of its input and its adapted parameters :math:`\theta` to the pooled vector
     :math:`y` that `gelora.extract_representations` gives for layer i. The Jacobian :math:`\partial y / \partial x`
     has width rows and tokens × width columns, :math:`\partial y / \partial\theta` a column a parameter. Each block
-    runs by itself, as a copy in float64, on exactly what the model passes to it. The model is left as found.
+    runs by itself, as a copy in float64, on exactly what the model passes to it. The model is left as found. What a
+    decoder's block takes from the encoder is held fixed.
 
     Parameters
     ----------
@@ -178,7 +179,9 @@ def _measure(
     n_points = len(subject.examples.features)
     calls = [record_calls(subject, point, options.chunk_size) for point in range(n_points)]
     readings = []
-    with tqdm(total=n_points * len(subject.blocks), desc="Jacobians", disable=not progress) as bar:
+    bar = tqdm(total=n_points * len(subject.blocks), desc="Jacobians", disable=not progress)
+    # The caller may be in inference mode, whose tensors take no part in a backward pass.
+    with torch.inference_mode(False), bar:
         for block in subject.blocks:
             module = double_copy(subject.runner.get_submodule(block.name))
             matrices = planned.get((block.stack, block.index), [])

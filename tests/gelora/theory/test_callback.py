@@ -1,6 +1,7 @@
 """The callback records what a model is at each step, and a training does not notice it."""
 
 import copy
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,29 @@ def test_a_model_that_collapsed_is_recorded_as_undefined_and_stops_nothing() -> 
     assert np.isnan(found.history["dimension"].values).all()
     assert found.history["rank"].values.tolist() == [[0, 0]]
     assert not found.profiles
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_is_read_once_and_moves_no_global_generator(shuffle: bool) -> None:
+    batch = ragged_batch(40, seed=1)
+    rows = [{key: value[i] for key, value in batch.items()} for i in range(40)]
+    loader: Any = torch.utils.data.DataLoader(rows, batch_size=8, shuffle=shuffle)  # type: ignore[arg-type]
+    found = GapCallback(loader, every=1, n_points=1, estimator="mle(k1=3, k2=5)")
+    states = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    for step in range(2):
+        found.record(adapted_model(), step)
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert random.getstate() == states[2]
+    first, second = found.history["dimension"].values
+    np.testing.assert_array_equal(first, second)
+
+
+def test_batches_that_can_be_read_once_only_serve_at_every_step() -> None:
+    found = GapCallback(iter([ragged_batch(40, seed=1)]), every=1, n_points=1, estimator="mle(k1=3, k2=5)")
+    for step in range(2):
+        found.record(adapted_model(), step)
+    assert found.history["step"].values.tolist() == [0, 1]
 
 
 def test_it_goes_with_the_callbacks_of_gelora_s_own_trainer(

@@ -181,6 +181,67 @@ def test_encoder_and_decoder_are_read_where_the_decoder_has_texts() -> None:
     assert (both["rank"].values == WIDTH - 1).all()
 
 
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_factors_of_a_cross_attention_have_the_spectrum_of_plain_autograd(name: str) -> None:
+    import peft
+
+    keys = {"bart": r"decoder.*encoder_attn\.(k|v)_proj", "t5": r"decoder.*EncDecAttention\.(k|v)"}
+    config = peft.LoraConfig(r=2, target_modules=keys[name], init_lora_weights=False)
+    model, texts = peft.get_peft_model(tiny_model(name), config), tiny_texts(2)
+    found = jacobian_spectra(
+        model, texts, decoder_texts=texts, tokenizer=tiny_tokenizer(), n_points=1, progress=False
+    ).sel(respect="parameters")
+    decoder = found["stack"].values == "decoder"
+    # B (2 × width) and A (width × 2), of two matrices.
+    assert found["n_adapted"].values.tolist() == [0, 0] + [2 * 4 * WIDTH] * 2
+    assert (found["rank"].values[~decoder] == 0).all()
+
+    row = int(found["row"].values[0])
+    module, call = decoder_call(model, found["name"].values[2], texts[row])
+    names, weights = zip(*[(n, w.detach().clone()) for n, w in module.named_parameters() if "lora_" in n], strict=True)
+
+    def pooled(*values: torch.Tensor) -> torch.Tensor:
+        output = torch.func.functional_call(module, dict(zip(names, values, strict=True)), *call)
+        return (output if isinstance(output, torch.Tensor) else output[0]).mean((0, 1))
+
+    parts = torch.autograd.functional.jacobian(pooled, weights)
+    jacobian = np.concatenate([part.reshape(WIDTH, -1).numpy() for part in parts], 1)
+    expected = np.linalg.svd(jacobian, compute_uv=False)
+    np.testing.assert_allclose(found["singular_values"].values[2, 0], expected, rtol=1e-4, atol=1e-7)
+
+
+def decoder_call(model: Any, name: str, text: str) -> tuple[torch.nn.Module, tuple[Any, dict[str, Any]]]:
+    """The block of this name in float64, and what the model in float64 calls it with for one text."""
+    double = copy.deepcopy(model).double().eval()
+    module = double.get_base_model().get_submodule(name)
+    calls: list[Any] = []
+    handle = module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    batch = tiny_tokenizer()([text], return_tensors="pt")
+    ids = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.no_grad():
+        double(**ids, decoder_input_ids=decoder_ids(model, text), use_cache=False)
+    handle.remove()
+    return module, calls[0]
+
+
+def decoder_ids(model: Any, text: str) -> torch.Tensor:
+    from gelora.encoding import encode
+
+    base = model.get_base_model()
+    examples = encode(base, [text], decoder_texts=[text], tokenizer=tiny_tokenizer())
+    return examples.features[0]["decoder_input_ids"][None]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_switched_off(mode: Any) -> None:
+    model = tiny_model("bert")
+    options: dict[str, Any] = {"plan": plan_ranks(None, model, "uniform", rank=1), "n_points": 1, "progress": False}
+    expected = jacobian_spectra(model, [ragged_batch(2)], **options)
+    with mode():
+        found = jacobian_spectra(model, [ragged_batch(2)], **options)
+    np.testing.assert_array_equal(found["singular_values"].values, expected["singular_values"].values)
+
+
 def test_images_are_points_too() -> None:
     pixels = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     found = jacobian_spectra(tiny_model("vit"), pixels, n_points=2, progress=False)
