@@ -310,6 +310,7 @@ class _Watch:
         self.estimator = {self.label: estimators[self.label]}
         self.verdicts: list[Verdict] = []
         self.profile: xr.Dataset | None = None
+        self.caught: list[warnings.WarningMessage] | None = None
         self.seconds = 0.0
 
     def __call__(self, representations: Representations) -> bool:
@@ -320,8 +321,8 @@ class _Watch:
             self.seconds += time.perf_counter() - begun
 
     def _judge(self, representations: Representations) -> bool:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # those of the last round are given out at the end
+        with warnings.catch_warnings(record=True) as self.caught:  # those of the last round are given out at the end
+            warnings.simplefilter("always")
             try:
                 self.profile = self._estimate(representations, self.estimator, progress=False)
             except DegenerateCloudError:
@@ -333,7 +334,9 @@ class _Watch:
         self, representations: Representations, estimators: Mapping[str, DimensionEstimator], progress: bool
     ) -> xr.Dataset:
         """Return the profile of everything that was extracted, with the verdicts of the rounds."""
-        profile = self._estimate(representations, estimators, progress)
+        profile = self._last(representations) if list(estimators) == [self.label] else None
+        if profile is None:
+            profile = self._estimate(representations, estimators, progress)
         last = self.verdicts[-1] if self.verdicts else None
         if last is None or not last.stable:
             _warn_unsettled(last, self.rule.confidence)
@@ -345,6 +348,15 @@ class _Watch:
             "extraction_seconds": round(float(profile.attrs["extraction_seconds"]) - self.seconds, 3),
         }
         return profile.assign_attrs(plain_attributes({**rounds, **seconds, "auto_rule": rule, "auto_stopped": stopped}))
+
+    def _last(self, representations: Representations) -> xr.Dataset | None:
+        """Return the profile of the last round if it is of all that was extracted, with the full provenance."""
+        counts = {"encoder": 0} | {stack: len(rows) for stack, rows in representations.rows.items()}
+        if self.profile is None or int(self.profile.attrs["n_rows"]) != max(counts.values()):
+            return None
+        for entry in self.caught or ():
+            warnings.warn(entry.message, category=entry.category, stacklevel=5)
+        return self.profile.assign_attrs(plain_attributes(representations.attributes))
 
     def _estimate(
         self, representations: Representations, estimators: Mapping[str, DimensionEstimator], progress: bool

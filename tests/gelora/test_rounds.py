@@ -127,3 +127,16 @@ def test_options_of_the_rule_out_of_range_are_named(options, message):
 def test_another_word_than_auto_is_refused(bert):
     with pytest.raises(ValueError, match="`n_samples` must be a number, 'auto' or None for all, got 'most'"):
         estimate(bert, ragged_batch(40), n_samples="most", progress=False)
+
+
+def test_the_profile_of_auto_is_that_of_its_rows_with_their_provenance(bert):
+    rule = UntilStable(confidence=0.05, first=100, n_replicates=4)
+    data = ragged_batch(300)
+    found = estimate(bert, data, estimator="mle(k1=3, k2=5)", n_samples=rule, progress=False)
+    rows = np.sort(stratified_order(300, 0)[: found.attrs["n_texts"]])
+    part = {key: value[rows] for key, value in data.items()}
+    alone = estimate(bert, part, estimator="mle(k1=3, k2=5)", n_samples=None, n_replicates=4, progress=False)
+    assert found["dimension"].values == pytest.approx(alone["dimension"].values, rel=1e-4)
+    assert found["dimension_replicates"].values == pytest.approx(alone["dimension_replicates"].values, rel=1e-3)
+    assert {"architecture", "weights_fingerprint", "extraction_seconds", "n_available", "pooling"} <= set(found.attrs)
+    assert found.attrs["n_available"] == 300
