@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from gelora.provenance import fingerprint, package_versions, timestamp
 from gelora.quiet import own_generators, quiet_libraries
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import TrainerCallback, TrainingArguments
 
     from gelora.finetuning.training import RecordingTrainer
 
@@ -65,6 +65,7 @@ def finetune(
     save_steps: int | None = None,
     device: str = "auto",
     precision: str = "float32",
+    callbacks: Sequence["TrainerCallback"] = (),
     progress: bool = True,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -124,6 +125,8 @@ def finetune(
         ``"auto"`` takes a GPU where there is one. Of several GPUs the first is used.
     precision : {"float32", "bfloat16", "float16"}
         Half precision means automatic mixed precision; trained parameters are float32 throughout.
+    callbacks : sequence of transformers.TrainerCallback
+        Called beside ours, e.g. `gelora.theory.GapCallback`. They do not make another run of it.
     progress : bool
         Show a progress bar.
     revision, trust_remote_code
@@ -186,7 +189,9 @@ def finetune(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        return _open_or_run(folder, classifier, adapt(classifier, ranks, dropout), data, adapter, options, progress)
+        adapted = adapt(classifier, ranks, dropout)
+        adapted = replace(adapted, callbacks=(*adapted.callbacks, *callbacks))
+        return _open_or_run(folder, classifier, adapted, data, adapter, options, progress)
 
 
 def _open_or_run(
