@@ -64,8 +64,9 @@ class MiniBatch:
     ``scales`` are the points of a part: b/4, b/2 and b. ``diagnostics`` hold ``batch_dimensions`` (B,);
     ``batch_variance``, s²; ``n_batches``; ``n_left_over``; and the bias of small n: ``bias_per_doubling``, the mean
     over the batches of d(b) − d(b/2), with ``bias_per_doubling_error``, and ``bias``, d(b) − d(n) if each of the
-    log₂(n/b) doublings up to the n points of the cloud changed as much. The true curve flattens, so that this is a
-    direction and a size, an upper one as a rule; it is reported, never subtracted.
+    log₂(n/b) doublings up to the n points of the cloud changed as much. The true curve flattens, so that this is an
+    upper size as a rule; where dimension has a maximum over the sizes, even the direction can be wrong. It is
+    reported, never subtracted.
 
     Examples
     --------

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import runpy
 import sys
 import time
 import warnings
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rank_stability_page import page
 
 import gelora
 from gelora.clouds import Representations
@@ -403,6 +403,7 @@ def main() -> None:
 
 def _write(folder: Path, more: dict[str, Any]) -> None:
     file = folder / "rank_stability.json"
+    page = runpy.run_path(str(Path(__file__).with_name("rank_stability_page.py")))["page"]
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     versions = package_versions(["gelora", "torch", "transformers", "numpy", "scikit-learn"])
     known |= more | {
