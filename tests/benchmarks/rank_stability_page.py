@@ -197,9 +197,10 @@ def _enough(entry: dict[str, Any]) -> list[str]:
     lines = [
         "## Enough examples, no more",
         "",
-        '`n_samples="auto"` on SST-2 at a confidence of 0.9, with ever more rows at hand, and the '
-        "profile of all rows by "
-        "the same estimator. Agreeing: blocks, of six, with the rank of that full profile.",
+        '`n_samples="auto"` on SST-2 at a confidence of 0.9, with ever more rows at hand, and the profile of all rows '
+        "by the same estimator without replicates; one thread. Agreeing: blocks, of six, with the rank of that full "
+        "profile. Replicates of the recommended estimator search every half again, so that for it the rule costs more "
+        "than the profile of all rows: take a number of rows there.",
     ]
     for name, one in entry.items():
         if not isinstance(one, dict):
