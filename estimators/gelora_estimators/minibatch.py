@@ -16,6 +16,7 @@ from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, 
 from gelora_estimators.twonn import TwoNN
 
 _FEWEST_IN_A_BATCH = 20
+_FEWEST_TO_HALVE = 16  # fewer have so few different halves that their spread is known badly
 # Options of the estimators that say nothing of a batch: the batches give the error, and only the number is kept.
 _NOT_OF_A_BATCH = ("interval", "n_subsamples", "decimations", "pointwise")
 
@@ -109,6 +110,27 @@ class MiniBatch:
     def without_error(self) -> "MiniBatch":
         """Return the same estimator without its scan, for those who take the spread over resamples."""
         return replace(self, scan=False)
+
+    def half_dimensions(self, estimate: DimensionEstimate, n_halves: int) -> FloatArray | None:
+        """Return the means over random halves of the batches, for free; None for fewer than 16 batches.
+
+        Halves 2s and 2s + 1 share no batch; one of an odd number is in neither. Which batches a half holds goes by
+        ``seed`` and the number of batches alone, so that layers divided alike are halved alike.
+
+        Parameters
+        ----------
+        estimate : DimensionEstimate
+            As this estimator returned it.
+        n_halves : int
+            An even number.
+        """
+        batches = np.asarray(estimate.diagnostics["batch_dimensions"])
+        if len(batches) < _FEWEST_TO_HALVE:
+            return None
+        rng, half = np.random.default_rng([self.seed, len(batches), n_halves]), len(batches) // 2
+        orders = [rng.permutation(len(batches)) for _ in range(n_halves // 2)]
+        pairs = [[batches[order[:half]].mean(), batches[order[half : 2 * half]].mean()] for order in orders]
+        return np.array(pairs).ravel()
 
     def __call__(self, points: Any, *, rng: np.random.Generator) -> DimensionEstimate:
         """Estimate the dimension of ``points`` (n, d).

@@ -113,7 +113,7 @@ class Measurer:
         def rng_of(number: int) -> np.random.Generator:
             return generator(self.seed, *names, "half", number)
 
-        halves = half_estimates(points, function, parts, found, rng_of, self.advance)
+        halves = half_estimates(points, function, one, parts, found, rng_of, self.advance)
         return Reading(one, reason, halves, time.perf_counter() - begun)
 
 

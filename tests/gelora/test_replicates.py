@@ -44,8 +44,9 @@ def test_an_estimate_on_a_half_is_that_of_its_points_whether_looked_up_or_not(cl
     halves = draw_halves({"encoder": np.arange(401)}, 4, seed=0)
     parts = [halves.points(number, "encoder") for number in range(4)]
     found = nearest_distances(clouds[1], 120)
-    looked_up = half_estimates(clouds[1], estimator, parts, found, RNG)
-    searched = half_estimates(clouds[1], estimator, parts, None, RNG)
+    whole = estimator(clouds[1], rng=RNG(0))
+    looked_up = half_estimates(clouds[1], estimator, whole, parts, found, RNG)
+    searched = half_estimates(clouds[1], estimator, whole, parts, None, RNG)
     for part, one, other in zip(parts, looked_up, searched, strict=True):
         alone = estimator(clouds[1][part], rng=RNG(0)).dimension
         assert one.dimension == other.dimension or abs(one.dimension / other.dimension - 1) < 1e-12
@@ -98,3 +99,20 @@ def test_the_fingerprint_of_rows_tells_other_rows_and_no_other_type():
     assert rows_fingerprints(rows) == rows_fingerprints({"encoder": np.arange(5, dtype=np.int32)})
     assert rows_fingerprints(rows) != rows_fingerprints({"encoder": np.arange(1, 6)})
     assert generator(0, "a").integers(9) == generator(0, "a").integers(9)
+
+
+def test_halves_of_many_batches_come_from_the_estimate_itself_with_the_same_spread_as_halves_of_rows():
+    rng = RNG(5)
+    layers = [rng.normal(size=(1600, 4)), rng.normal(size=(1600, 8))]
+    estimator = make_estimator("minibatch:mle(batch_size=50, scan=False)")
+    profile = estimate_representations(layers, estimator={"it": estimator}, n_replicates=40, progress=False)
+    whole = estimator(layers[0], rng=RNG(0))
+    pairs = profile["dimension_replicates"].values[0, 0].reshape(-1, 2)
+    assert pairs.mean(axis=1) == pytest.approx(whole.dimension)  # 32 batches: two halves make the whole
+    assert np.sqrt(((pairs[:, 0] - pairs[:, 1]) ** 2).mean()) / 2 == pytest.approx(whole.standard_error, rel=0.35)
+    assert len(np.unique(pairs)) > 30
+    few = make_estimator("minibatch:mle(batch_size=200, scan=False)")
+    assert few.half_dimensions(few(layers[0], rng=RNG(0)), 4) is None
+    assert np.isfinite(
+        estimate_representations(layers, estimator={"it": few}, n_replicates=4, progress=False)["dimension_replicates"]
+    ).all()
