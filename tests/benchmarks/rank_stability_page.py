@@ -199,8 +199,7 @@ def _enough(entry: dict[str, Any]) -> list[str]:
         "",
         '`n_samples="auto"` on SST-2 at a confidence of 0.9, with ever more rows at hand, and the profile of all rows '
         "by the same estimator without replicates; one thread. Agreeing: blocks, of six, with the rank of that full "
-        "profile. Replicates of the recommended estimator search every half again, so that for it the rule costs more "
-        "than the profile of all rows: take a number of rows there.",
+        "profile.",
     ]
     for name, one in entry.items():
         if not isinstance(one, dict):
@@ -240,7 +239,11 @@ def _enough(entry: dict[str, Any]) -> list[str]:
             "plan",
             "agreeing",
         )
-        lines += ["", f"{name} (`{one['estimator']}`, rounding {one['rounding']}):", "", *_table(headings, rows)]
+        lines += [
+            "",
+            f"{name} (`{one['estimator']}`, rounding {one['rounding']}, first round of {one['first']:,} rows):",
+        ]
+        lines += ["", *_table(headings, rows)]
     return lines
 
 
