@@ -34,7 +34,7 @@ def allocate(
     budget : int
         Trainable adapter parameters.
     base : int
-        Rank at weight 0.
+        Rank at weight 0; less where the budget does not pay for it everywhere.
     minimum : int
         Smallest rank of any key.
     caps : mapping of key to int, optional
@@ -65,6 +65,8 @@ def allocate(
             f"`budget` must pay for rank {minimum} in every block, {least:,} parameters, got {budget:,}: raise it, or "
             "adapt fewer matrices"
         )
+    while base > minimum and sum(costs[key] * min(base, limits[key]) for key in keys) > budget:
+        base -= 1  # the budget does not pay the base everywhere
     shares = weights if any(weights.values()) else dict.fromkeys(keys, 1.0)
     wanted = _fill(keys, shares, costs, budget, base, minimum, limits)
     # A sum of fractions may miss a whole number by rounding.
