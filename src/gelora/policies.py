@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gelora.budgets import allocate
+from gelora.budgets import allocate, rank_cost, spend_rest
 from gelora.geometry import BlockKey, FloatArray, to_ranks
 from gelora.messages import nearest
 from gelora.provenance import generator
@@ -68,14 +68,18 @@ class RankProblem:
         return costs
 
     @cached_property
-    def caps(self) -> dict[BlockKey, int]:
-        """Largest rank of each block: ``maximum``, and the smaller side of its smallest matrix."""
-        caps: dict[BlockKey, int] = {}
+    def pieces(self) -> dict[BlockKey, list[tuple[int, int]]]:
+        """Largest rank, and parameters of one rank, of each adapted matrix, by block."""
+        pieces: dict[BlockKey, list[tuple[int, int]]] = {}
         for matrix in self.matrices:
-            key = (matrix.stack, matrix.block)
-            side = min(matrix.in_features, matrix.out_features)
-            caps[key] = min(caps.get(key, side), side, self.maximum or side)
-        return caps
+            side = min(matrix.in_features, matrix.out_features, self.maximum or matrix.in_features)
+            pieces.setdefault((matrix.stack, matrix.block), []).append((side, matrix.n_per_rank))
+        return pieces
+
+    @cached_property
+    def caps(self) -> dict[BlockKey, int]:
+        """Largest rank of each block: that of its matrix with the largest smaller side, at most ``maximum``."""
+        return {key: max(limit for limit, _ in pieces) for key, pieces in self.pieces.items()}
 
     @cached_property
     def geometric(self) -> dict[BlockKey, int]:
@@ -95,7 +99,7 @@ class RankProblem:
             return self.budget
         if not self.rises:
             raise ValueError("`budget` must be given without a profile, whose geometric ranks would set it")
-        return sum(self.costs[key] * rank for key, rank in self.geometric.items())
+        return int(sum(rank_cost(self.pieces[key], rank) for key, rank in self.geometric.items()))
 
     def increments(self) -> dict[BlockKey, float]:
         """Return by how much each geometric rank exceeds the offset."""
@@ -123,17 +127,14 @@ def uniform(problem: RankProblem) -> Ranks:
     keys = list(problem.costs)
     if problem.rank is not None:
         return dict.fromkeys(keys, problem.rank)
-    order = generator(problem.seed, "uniform remainder").permutation(len(keys))
-    shuffled_keys = [keys[position] for position in order]
-    floor, rest = divmod(problem.spend(), sum(problem.costs.values()))
-    if floor < problem.minimum:
+    spend, pieces = problem.spend(), problem.pieces
+    rank = problem.minimum
+    while rank < max(problem.caps.values()) and sum(rank_cost(pieces[key], rank + 1) for key in keys) <= spend:
+        rank += 1
+    if sum(rank_cost(pieces[key], rank) for key in keys) > spend:
         return _divide(problem, dict.fromkeys(keys, 1.0), 0)  # which says what would be enough
-    ranks = {key: min(floor, problem.caps[key]) for key in keys}
-    for key in shuffled_keys:
-        if problem.costs[key] <= rest and ranks[key] < problem.caps[key]:
-            ranks[key] += 1
-            rest -= problem.costs[key]
-    return ranks
+    order = [keys[place] for place in generator(problem.seed, "uniform remainder").permutation(len(keys))]
+    return spend_rest({key: min(rank, problem.caps[key]) for key in keys}, pieces, spend, order, problem.caps)
 
 
 def proportional(problem: RankProblem) -> Ranks:
@@ -205,8 +206,8 @@ def fisher(problem: RankProblem) -> Ranks:
     caps = {key: min(side, problem.maximum or side) for key, side in sides.items()}
     if problem.budget is None and not problem.rises:
         return {key: max(problem.minimum, min(math.ceil(weight), caps[key])) for key, weight in weights.items()}
-    costs = {_key(matrix): matrix.in_features + matrix.out_features for matrix in problem.matrices}
-    return allocate(weights, costs, problem.spend(), minimum=problem.minimum, caps=caps)
+    pieces = {_key(matrix): [(caps[_key(matrix)], matrix.n_per_rank)] for matrix in problem.matrices}
+    return allocate(weights, pieces, problem.spend(), minimum=problem.minimum)
 
 
 POLICIES: Mapping[str, Policy] = {
@@ -231,7 +232,7 @@ _TAKES: Mapping[str, tuple[str, ...]] = {
 _TAKES_DATA = ("eva", "fisher")
 # What can do without a profile, given a rank or a budget.
 PROFILE_FREE = ("uniform", "eva", "fisher")
-# Measured best of what was tried on five tasks, see docs/benchmarks/rank_stability.md.
+# Measured best of what was tried on four tasks, see docs/benchmarks/rank_stability.md.
 RECOMMENDED_ESTIMATOR = "minibatch:mle(batch_size=1000)"
 RECOMMENDED_ROUNDING = "round"
 
@@ -300,7 +301,7 @@ def rises_and_dimensions(
 
 
 def _divide(problem: RankProblem, weights: Mapping[BlockKey, float], base: int) -> dict[BlockKey, int]:
-    return allocate(weights, problem.costs, problem.spend(), base=base, minimum=problem.minimum, caps=problem.caps)
+    return allocate(weights, problem.pieces, problem.spend(), base=base, minimum=problem.minimum)
 
 
 def _key(matrix: Matrix) -> MatrixKey:

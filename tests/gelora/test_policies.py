@@ -247,3 +247,40 @@ def test_tables_show_probabilities_and_scales(deep, resampled):
         scale_table(bare)
     assert math.isnan(bare.stability)
     assert bare.probabilities is bare.module_stability is bare.expected_ranks is bare.ranks_by_scale is None
+
+
+def narrow_keys(rises=7.5):
+    """A decoder whose key and value have a far smaller side than its query and output, and a steep profile of it."""
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, num_attention_heads=8, num_key_value_heads=1, num_hidden_layers=2, intermediate_size=48,
+        vocab_size=64, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaModel(config).eval()
+    return model, with_dimensions(model, [2.0, 2.0 + rises, 3.0 + rises], n_replicates=20)
+
+
+@pytest.mark.parametrize("policy", ["uniform", "budget", "proportional", "random", "shuffled", "reversed"])
+@pytest.mark.parametrize("budget", [1500, 3000, 3801])
+def test_matrices_at_their_side_leave_the_budget_to_the_others(policy, budget):
+    model, profile = narrow_keys()
+    plan = plan_ranks(profile.drop_vars("dimension_replicates"), model, policy, budget=budget)
+    unit = 2 * (2 * 32 + 32 + 4)  # one rank of query, key, value and output
+    assert budget - unit < plan.n_parameters <= budget
+    assert all(module.rank <= min(module.in_features, module.out_features) for module in plan.modules)
+
+
+def test_probabilities_are_those_of_the_plan_where_matrices_have_different_sides():
+    model, profile = narrow_keys()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        plan = plan_ranks(profile, model)
+    assert {module.role: module.rank for module in plan.modules if module.block == 1} == {
+        "query": 9, "key": 4, "value": 4, "output": 9,
+    }  # fmt: skip
+    for module in plan.modules:
+        assert float(plan.probabilities.sel(module=module.name, rank=module.rank)) > 0.1
+    plain = profile.drop_vars("dimension_replicates")
+    assert plan_ranks(plain, model, "budget").n_parameters == plan.n_parameters
