@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from gelora.clouds import Representations, as_representations
-from gelora.clouds import as_representations as _as_representations  # noqa: F401
-from gelora.measuring import LayerReading, Measurer, give_out, report_undefined
+from gelora.measuring import LayerReading, Measurer, give_out, report_halves, report_undefined
 from gelora.messages import check_replicates
 from gelora.netcdf import plain_attributes
 from gelora.profile import COVARIATES, make_profile
@@ -190,6 +189,7 @@ def estimate_representations(
     give_out(measurer.caught)  # after the progress bar, which they would tear apart
     undefined = _table(layers, list(estimators), lambda reading: reading.reason, object)
     report_undefined(undefined, list(estimators), clouds)
+    report_halves(layers, list(estimators), clouds)
     return _assemble(clouds, estimators, layers, halves, seed, time.perf_counter() - started)
 
 

@@ -70,6 +70,17 @@ class Evidence:
         """Whether every profile carries replicates on which its dimensions are defined."""
         return bool(self.spreads) and all(len(spread) >= 4 for spread in self.spreads)
 
+    def need_spread(self, what: str) -> None:
+        """Raise ValueError, naming ``what`` needs it, unless `has_spread`; telling none from undefined ones."""
+        if self.has_spread:
+            return
+        if any(record["n_replicates"] for record in self.records):
+            raise ValueError(
+                f"{what} needs the spread of the dimensions, but they are undefined on most halves of the rows: give "
+                "more data, or an estimator that needs fewer points"
+            )
+        raise ValueError(f"{what} needs the spread of the dimensions: estimate the profile with n_replicates=50")
+
     def rises(self, stacked: FloatArray) -> FloatArray:
         """Return max(d_i − d_{i−1}, 0), joined over the profiles, (n_draws, n_blocks), from stacked dimensions."""
         _, before, after = block_columns(self.layers)
@@ -123,7 +134,16 @@ def read_evidence(
         If the estimator must be named or is unknown, the profiles have different layers, or the scale is none of
         the estimator's.
     """
-    rows = [profile.sel(estimator=estimator_label(profile, estimator)) for profile in profiles]
+    labels = [estimator_label(profile, estimator) for profile in profiles]
+    if len(set(labels)) > 1:
+        raise ValueError(
+            f"`profile`: the profiles must be joined by one estimator, got {labels}: make them with the same, and name "
+            "it by `estimator`"
+        )
+    poolings = {str(profile.attrs.get("pooling", "")) for profile in profiles}
+    if len(poolings) > 1:
+        raise ValueError(f"`profile`: the profiles must have one pooling, got {sorted(poolings)}: make them alike")
+    rows = [profile.sel(estimator=label) for profile, label in zip(profiles, labels, strict=True)]
     layers = _layers(rows[0])
     if any(_layers(row) != layers for row in rows):
         raise ValueError("`profile`: all profiles must have the same layers: make them for the same model")
@@ -183,8 +203,7 @@ def rise_intervals(profile: xr.Dataset, estimator: str | None = None, *, confide
     from scipy.stats import t as student
 
     found = read_evidence([check_profile(profile)], estimator, scale=None, combine="max")
-    if not found.has_spread:
-        raise ValueError("`profile` has no replicates: estimate it with n_replicates=50")
+    found.need_spread("the error of a rise")
     blocks, before, after = block_columns(found.layers)
     spread, dimensions = found.spreads[0], found.dimensions[0]
     errors = np.sqrt(np.square(spread).mean(axis=0))
@@ -231,13 +250,13 @@ def _layers(row: xr.Dataset) -> tuple[BlockKey, ...]:
 
 
 def _shared_scales(rows: Sequence[xr.Dataset]) -> FloatArray:
-    """Return the scales at which every profile has some dimension."""
+    """Return the scales at which every layer of every profile that is defined at all has a dimension."""
     found: set[float] | None = None
     for row in rows:
         if "dimension_scales" not in row.variables:
             return np.empty(0)
-        defined = row["scale"].values[np.isfinite(row["dimension_scales"].values).any(axis=0)]
-        own = {float(one) for one in defined}
+        table = row["dimension_scales"].transpose("layer", "scale").values[np.isfinite(row["dimension"].values)]
+        own = {float(one) for one in row["scale"].values[np.isfinite(table).all(axis=0)]} if len(table) else set()
         found = own if found is None else found & own
     return np.array(sorted(found or ()), dtype=np.float64)
 

@@ -113,7 +113,8 @@ class Measurer:
         def rng_of(number: int) -> np.random.Generator:
             return generator(self.seed, *names, "half", number)
 
-        halves = half_estimates(points, function, one, parts, found, rng_of, self.advance)
+        single = bool(parts) and self.halves.one_point_a_row(clouds.stacks[column])
+        halves = half_estimates(points, function, one if single else None, parts, found, rng_of, self.advance)
         return Reading(one, reason, halves, time.perf_counter() - begun)
 
 
@@ -210,6 +211,28 @@ def give_out(caught: Caught) -> None:
         more = f" (the first of {len(entries)} alike)" if len(entries) > 1 else ""
         layers = ", ".join(where for _, where, _ in entries)
         warnings.warn(f"{label}, {layers}: {entries[0][2].message}{more}", category=category, stacklevel=4)
+
+
+def report_halves(layers: Sequence[LayerReading], labels: Sequence[str], clouds: Representations) -> None:
+    """Warn of estimators whose dimension is undefined on so many halves that ranks get no uncertainty from them."""
+    for label in labels:
+        table = np.array(
+            [
+                [half is not None for half in layer.readings[label].halves]
+                for layer in layers
+                if not layer.readings[label].reason
+            ]
+        )
+        if not table.size or int(table.all(axis=0).reshape(-1, 2).all(axis=1).sum()) >= 2:
+            continue
+        defined = [column for column, layer in enumerate(layers) if not layer.readings[label].reason]
+        worst = defined[int(table.sum(axis=1).argmin())]
+        warnings.warn(
+            f"{label}: on halves of the rows the dimension of layer {clouds.layers[worst]} of the "
+            f"{clouds.stacks[worst]} is undefined {int((~table).sum(axis=1).max())} of {table.shape[1]} times, so that "
+            "ranks by this estimator get no probabilities: give more data, or an estimator that needs fewer points",
+            stacklevel=4,
+        )
 
 
 def report_undefined(undefined: NDArray[Any], labels: Sequence[str], clouds: Representations) -> None:

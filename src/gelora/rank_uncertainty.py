@@ -101,15 +101,11 @@ def statistic_adjustment(evidence: Evidence, statistic: str, confidence: float, 
     Raises
     ------
     ValueError
-        If the profiles have no replicates to draw from.
+        If the profiles have no replicates to draw from, or undefined ones.
     """
     if statistic == "point":
         return np.zeros(len(evidence.blocks))
-    if not evidence.has_spread:
-        raise ValueError(
-            f"`statistic`={statistic!r} needs the spread of the dimensions: estimate the profile with "
-            "n_replicates=50, or take statistic='point'"
-        )
+    evidence.need_spread(f"`statistic`={statistic!r}")
     flat = evidence.dimensions.reshape(1, -1)
     draws = evidence.rises(flat + evidence.weights(seed, N_DRAWS) @ stacked_spread(evidence.spreads))
     return np.asarray(STATISTICS[statistic](draws, confidence) - evidence.rises(flat)[0])
@@ -142,7 +138,7 @@ def assess(rule: PlanRule, confidence: float, seed: int) -> PlanUncertainty | No
 
 def by_scale(rule: PlanRule, seed: int) -> PlanScales:
     """Return the plan at every scale of the evidence, and how stable it is there."""
-    evidence, plain = rule.evidence, rule.without_adjustment()
+    evidence, plain = rule.evidence, rule.without_adjustment()  # the adjustment is that of the taken scale
     ranks, stabilities = [], []
     for place, dimensions in enumerate(evidence.by_scale):
         flat = dimensions.ravel()

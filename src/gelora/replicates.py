@@ -43,6 +43,10 @@ class Halves:
         """Distinct data rows."""
         return int(self.members.shape[1])
 
+    def one_point_a_row(self, stack: str) -> bool:
+        """Say whether no two points of ``stack`` come from one data row."""
+        return len(np.unique(self.places[stack])) == len(self.places[stack])
+
     def points(self, replicate: int, stack: str) -> IntArray:
         """Return the numbers of the points of ``stack`` whose data row is in the half, ascending."""
         return np.flatnonzero(self.members[replicate][self.places[stack]])
@@ -92,7 +96,7 @@ def rows_fingerprints(rows: Mapping[str, IntArray]) -> dict[str, str]:
 def half_estimates(
     points: NDArray[Any],
     estimator: DimensionEstimator,
-    whole: DimensionEstimate,
+    whole: DimensionEstimate | None,
     parts: Sequence[IntArray],
     found: Neighbors | None,
     rng_of: Callable[[int], np.random.Generator],
@@ -107,8 +111,8 @@ def half_estimates(
     estimator : callable
         Where it offers ``without_error()``, that version is called; where it offers ``half_dimensions``, halves that
         the estimate on the whole cloud contains are taken from it.
-    whole : DimensionEstimate
-        Of the whole cloud.
+    whole : DimensionEstimate, optional
+        Of the whole cloud. None where a data row has several points: halves of it would not be halves of the rows.
     parts : sequence of ndarray
         Numbers of the points of each part.
     found : Neighbors or None
@@ -125,7 +129,8 @@ def half_estimates(
         None where the dimension of a part is undefined.
     """
     offered: Any = getattr(estimator, "half_dimensions", None)
-    known = offered(whole, len(parts)) if offered is not None and math.isfinite(whole.dimension) else None
+    usable = offered is not None and whole is not None and math.isfinite(whole.dimension)
+    known = offered(whole, len(parts)) if usable else None
     if known is not None:
         return [_counted(DimensionEstimate(float(value)), advance) for value in known]
     bare = getattr(estimator, "without_error", None)

@@ -110,6 +110,10 @@ def test_several_profiles_join_by_the_largest_rise_or_the_mean(deep, profile):
     assert ranks(plan) == [3, 3, 2, 3, 1, 2]
     assert len(plan.provenance["more_profiles"]) == 1
     assert ranks(plan_ranks([profile], deep)) == ranks(plan_ranks(profile, deep))
+    with pytest.raises(ValueError, match="must be joined by one estimator, got .*'mle.*'twonn'"):
+        plan_ranks([profile, other.assign_coords(estimator=["twonn"])], deep)
+    with pytest.raises(ValueError, match="must have one pooling, got .'last', 'mean'."):
+        plan_ranks([profile, other.assign_attrs(pooling="last")], deep)
     with pytest.raises(ValueError, match="`profile` must hold at least one profile, or be None"):
         plan_ranks([], deep)
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from gelora.clouds import Representations
 from gelora.estimation import estimate_representations
+from gelora.evidence import rise_intervals
 from gelora.messages import check_replicates
 from gelora.provenance import generator
 from gelora.registry import make_estimator
@@ -78,7 +80,8 @@ def test_a_half_without_a_dimension_is_nan_and_copies_do_no_harm(clouds):
     found = estimate_representations(repeated, estimator="mle", n_replicates=4, progress=False)
     assert np.isfinite(found["dimension_replicates"]).all()
     few = [cloud[:40] for cloud in clouds]
-    halved = estimate_representations(few, estimator="mle", n_replicates=4, progress=False)
+    with pytest.warns(UserWarning, match="on halves of the rows"):
+        halved = estimate_representations(few, estimator="mle", n_replicates=4, progress=False)
     assert np.isfinite(halved["dimension"]).all()
     assert np.isnan(halved["dimension_replicates"]).all()  # 20 points lack 20 neighbours
 
@@ -116,3 +119,30 @@ def test_halves_of_many_batches_come_from_the_estimate_itself_with_the_same_spre
     assert np.isfinite(
         estimate_representations(layers, estimator={"it": few}, n_replicates=4, progress=False)["dimension_replicates"]
     ).all()
+
+
+def test_tokens_of_one_text_stay_together_also_where_an_estimate_contains_halves():
+    """Texts differ in dimension: halves of batches of tokens would not see the spread between texts."""
+    rng = RNG(6)
+    texts = [np.pad(rng.normal(size=(40, 2 + number % 5)), ((0, 0), (0, 4 - number % 5))) for number in range(40)]
+    cloud = np.concatenate(texts) + 1e-3 * rng.normal(size=(1600, 6))
+    rows = {"encoder": np.repeat(np.arange(40), 40)}
+    clouds = Representations(clouds=(cloud,), stacks=("encoder",), layers=(0,), names=("x",), rows=rows)
+    estimator = make_estimator("minibatch:mle(batch_size=50, scan=False)")
+    profile = estimate_representations(clouds, estimator={"it": estimator}, n_replicates=4, progress=False)
+    halves = draw_halves(rows, 4, seed=0)
+    part = halves.points(2, "encoder")
+    assert len(np.unique(rows["encoder"][part])) == 20
+    expected = estimator(cloud[part], rng=RNG(0)).dimension
+    assert float(profile["dimension_replicates"][0, 0, 2]) == pytest.approx(expected)
+
+
+def test_undefined_halves_are_said_and_not_taken_for_none(clouds):
+    few = [cloud[:40] for cloud in clouds]
+    with pytest.warns(UserWarning, match=r"mle: on halves of the rows the dimension of layer 0 .* 4 of 4 times"):
+        profile = estimate_representations(few, estimator="mle", n_replicates=4, progress=False)
+    with pytest.raises(ValueError, match="the error of a rise needs .* undefined on most halves of the rows"):
+        rise_intervals(profile)
+    plain = estimate_representations(clouds, estimator="mle", progress=False)
+    with pytest.raises(ValueError, match="the error of a rise needs .* estimate the profile with n_replicates=50"):
+        rise_intervals(plain)
