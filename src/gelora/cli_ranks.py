@@ -27,7 +27,12 @@ def estimate(
         str, typer.Option(help="Rows drawn by the seed; 'all' for all, 'auto' until the ranks are stable.")
     ] = "5000",
     n_replicates: Annotated[int, typer.Option(help="Estimates on halves of the rows, for the ranks' errors.")] = 0,
-    confidence: Annotated[float, typer.Option(help="With --n-samples auto: stability to reach.")] = 0.9,
+    confidence: Annotated[
+        float | None, typer.Option(help="With --n-samples auto: stability to reach. [default: 0.9]")
+    ] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="With --n-samples auto: rounding of the ranks to settle. [default: ceil]")
+    ] = None,
     seed: Seed = 0,
     max_length: Annotated[int | None, typer.Option(help="Tokens beyond this are cut.")] = None,
     n_tokens: Annotated[str, typer.Option(help="With pooling tokens: tokens kept; 'all' for all.")] = "20000",
@@ -54,9 +59,9 @@ def estimate(
         data,
         estimator=estimator or "twonn",
         pooling=pooling,
-        n_samples="auto" if n_samples == "auto" else _count("n_samples", n_samples),
+        n_samples=_draw(n_samples, confidence, rounding),
         n_replicates=n_replicates,
-        confidence=confidence,
+        confidence=confidence if n_samples != "auto" else None,
         seed=seed,
         text_column=text_column,
         max_length=max_length,
@@ -97,7 +102,9 @@ def ranks(
     statistic: Annotated[str, typer.Option(help="Of a rise: point, mean, median or upper.")] = "point",
     confidence: Annotated[float, typer.Option(help="Of the upper quantile, and below which to warn.")] = 0.9,
     combine: Annotated[str, typer.Option(help="Of several profiles: max or mean.")] = "max",
-    rounding: Annotated[str | None, typer.Option(help="ceil, round or floor. [default: ceil]")] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="ceil, round or floor. [default: ceil, of recommended round]")
+    ] = None,
     offset: Annotated[int, typer.Option(help="Added after rounding.")] = 1,
     minimum: Annotated[int, typer.Option(help="Smallest rank.")] = 1,
     maximum: Annotated[int | None, typer.Option(help="Largest rank.")] = None,
@@ -176,6 +183,8 @@ def _with_batches(
 ) -> tuple[Any, Any]:
     """Return the model as it is named and no data, or the model with a head for the task and labelled batches."""
     if task is None:
+        if data_dir is not None:
+            raise ValueError("`data_dir` goes with `task`: name the task, or leave the folder out")
         return model, None
     from gelora.finetuning.labelled import labelled_batches
 
@@ -209,6 +218,17 @@ def export_plan(
         report = ranks.check(loaded, ranks.to_lora_config())  # what is written, not what the model alone would get
         typer.echo(f"checked: {len(report.modules)} matrices, {report.n_parameters:,} parameters")
     typer.echo(f"written: {ranks.export(output, format)}")
+
+
+def _draw(n_samples: str, confidence: float | None, rounding: str | None) -> Any:
+    """Return the number of rows, or the rule that decides it."""
+    if n_samples != "auto":
+        if rounding is not None:
+            raise ValueError("`rounding` goes with --n-samples auto: leave it out, and give it to `gelora ranks`")
+        return _count("n_samples", n_samples)
+    from gelora.stopping import UntilStable
+
+    return UntilStable(confidence=0.9 if confidence is None else confidence, rounding=rounding or "ceil")
 
 
 def _count(name: str, text: str) -> int | None:

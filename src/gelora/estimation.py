@@ -36,7 +36,7 @@ def estimate(
     pooling: str = "mean",
     n_samples: SampleChoice = 5000,
     n_replicates: int = 0,
-    confidence: float = 0.9,
+    confidence: float | None = None,
     seed: int = 0,
     text_column: str | Sequence[str] | None = None,
     max_length: int | None = None,
@@ -68,8 +68,8 @@ def estimate(
     n_replicates : int
         Estimates on random halves of the rows, the same rows in every layer: an even number. They tell how far
         ranks can be trusted, see `plan_ranks`; 50 is a good number. ``"auto"`` brings 50 of its own.
-    confidence : float
-        For ``n_samples="auto"``.
+    confidence : float, optional
+        For ``n_samples="auto"``; 0.9 by default.
     pooling, text_column, max_length, decoder_texts, n_tokens, layers, tokenizer, batch_size, device, \
     revision, trust_remote_code
         As for `extract_representations`.
@@ -370,14 +370,16 @@ def _watch(
     n_samples: SampleChoice,
     estimators: Mapping[str, DimensionEstimator],
     n_replicates: int,
-    confidence: float,
+    confidence: float | None,
     seed: int,
 ) -> _Watch | None:
     """Return what decides in the extraction's rounds; None where the number is given, or somebody else decides."""
     if isinstance(n_samples, str):
         if n_samples != "auto":
             raise ValueError(f"`n_samples` must be a number, 'auto' or None for all, got {n_samples!r}")
-        return _Watch(UntilStable(confidence=confidence), estimators, n_replicates, seed)
+        return _Watch(UntilStable(confidence=confidence or 0.9), estimators, n_replicates, seed)
+    if confidence is not None:
+        raise ValueError(f"`confidence` goes with n_samples='auto', got n_samples={n_samples!r:.60}: leave it out")
     if isinstance(n_samples, UntilStable):
         return _Watch(n_samples, estimators, n_replicates, seed)
     return None

@@ -142,22 +142,23 @@ def deviations(replicates: FloatArray, n: int, m: int) -> FloatArray:
     A bootstrap would draw rows twice, and a copy at distance zero breaks every estimator of neighbours: the
     subsamples are drawn without replacement. Fewer points in the same space have their neighbours further away,
     so a subsample reads another dimension than the whole: each split is centred on its own mean, and only what is
-    left is added to the full-sample estimate. For a mean, the spread of subsamples of m of n is that of the whole
-    times :math:`\sqrt{(n - m)/m}`, hence the factor :math:`\sqrt{m/(n - m)}`, which is 1 for halves. Complementary
-    halves share no row; halves of different splits do, by an amount that the theory of means does not
-    describe for statistics of neighbours, and are therefore never compared.
+    left is added to the full-sample estimate. For a mean with variance :math:`\sigma^2/n`, each of two subsamples of m
+    rows that share none lies :math:`\sigma^2/(2m)` in variance from their mean, hence the factor
+    :math:`\sqrt{2m/n}`. (Independent draws of m of n, centred on their common mean, would take
+    :math:`\sqrt{m/(n - m)}`; both are 1 for halves.) Halves of different splits share rows, by an amount that the
+    theory of means does not describe for statistics of neighbours, and are therefore never compared.
     """
     pairs = replicates.reshape(-1, 2, replicates.shape[1])
     pairs = pairs[np.isfinite(pairs).all(axis=(1, 2))]
     centred = pairs - pairs.mean(axis=1, keepdims=True)
-    return np.asarray(math.sqrt(m / (n - m)) * centred.reshape(-1, replicates.shape[1]))
+    return np.asarray(math.sqrt(2 * m / n) * centred.reshape(-1, replicates.shape[1]))
 
 
 def standard_draws(n_deviations: int, rng: np.random.Generator, n_draws: int = N_DRAWS) -> FloatArray:
     """Return weights (n_draws, n_deviations) that make multivariate Student draws out of deviations.
 
-    The product with the deviations has their covariance, whatever the number of layers, and Student's tails with
-    as many degrees of freedom as there are splits, since that covariance is itself an estimate.
+    The product with the deviations is multivariate Student with their covariance as scale matrix, whatever the number
+    of layers, and as many degrees of freedom as there are splits, since that covariance is itself an estimate.
     """
     freedom = n_deviations // 2
     normal = rng.standard_normal((n_draws, n_deviations)) / math.sqrt(n_deviations)

@@ -56,9 +56,19 @@ class PlanOptions:
         for name, least in (("maximum", self.minimum), ("rank", 1), ("budget", 1)):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), least)
+        if self.rank is not None and self.maximum is not None and self.rank > self.maximum:
+            raise ValueError(f"`rank` must not exceed `maximum`, got {self.rank} and {self.maximum}: change one")
         sound = isinstance(self.scaling, int | float) and math.isfinite(self.scaling) and self.scaling > 0
         if not sound:
             raise ValueError(f"`scaling` must be a positive number, α / r, got {self.scaling!r}")
+
+    def check_profile_options(self, has_profile: bool) -> None:
+        """Raise ValueError if an option of a profile is given without one."""
+        given = {"estimator": self.estimator is not None, "scale": self.scale is not None}
+        given["statistic"] = self.statistic != "point"
+        named = [name for name, is_given in given.items() if is_given]
+        if named and not has_profile:
+            raise ValueError(f"`{named[0]}` goes with a profile, and none is given: leave it out")
 
     def record(self) -> dict[str, Any]:
         """Return the options as JSON takes them."""

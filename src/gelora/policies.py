@@ -120,10 +120,9 @@ def geometric(problem: RankProblem) -> Ranks:
 
 def uniform(problem: RankProblem) -> Ranks:
     """LoRA: the same rank everywhere; what a budget leaves over goes to blocks drawn by the seed, one rank each."""
-    if (problem.rank is None) == (problem.budget is None):
-        raise ValueError(
-            "policy='uniform' needs either `rank` or `budget`, got " + ("both" if problem.rank else "neither")
-        )
+    both = problem.rank is not None and problem.budget is not None
+    if both or (problem.rank is None and problem.budget is None and not problem.rises):
+        raise ValueError(f"policy='uniform' needs either `rank` or `budget`, got {'both' if both else 'neither'}")
     keys = list(problem.costs)
     if problem.rank is not None:
         return dict.fromkeys(keys, problem.rank)
@@ -183,7 +182,7 @@ def eva(problem: RankProblem) -> Ranks:
     if problem.rank is not None and problem.budget is not None:
         raise ValueError("policy='eva' takes `rank` or `budget`, got both")
     spend = None if problem.rank is not None else problem.spend()
-    return eva_ranks(
+    found = eva_ranks(
         _model(problem, "eva"),
         problem.data,
         problem.matrices,
@@ -191,6 +190,13 @@ def eva(problem: RankProblem) -> Ranks:
         rank=problem.rank,
         minimum=problem.minimum,
     )
+    if problem.maximum is None or spend is None:
+        return found
+    # What the bound takes from some goes to the others, those with the higher ranks first.
+    pieces = {_key(m): [(min(m.in_features, m.out_features, problem.maximum), m.n_per_rank)] for m in problem.matrices}
+    limits = {key: piece[0][0] for key, piece in pieces.items()}
+    bounded = {key: min(rank, limits[key]) for key, rank in found.items()}
+    return spend_rest(bounded, pieces, spend, sorted(bounded, key=lambda key: -found[key]), limits)
 
 
 def fisher(problem: RankProblem) -> Ranks:
@@ -232,7 +238,7 @@ _TAKES: Mapping[str, tuple[str, ...]] = {
 _TAKES_DATA = ("eva", "fisher")
 # What can do without a profile, given a rank or a budget.
 PROFILE_FREE = ("uniform", "eva", "fisher")
-# Measured best of what was tried on four tasks, see docs/benchmarks/rank_stability.md.
+# Its rises drift least with the number of examples, see docs/benchmarks/rank_stability.md and docs/ranks.md.
 RECOMMENDED_ESTIMATOR = "minibatch:mle(batch_size=1000)"
 RECOMMENDED_ROUNDING = "round"
 

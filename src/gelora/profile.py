@@ -140,6 +140,13 @@ def check_profile(profile: Any) -> xr.Dataset:
             raise ValueError(f"`profile` lacks the variable {name!r}: it was cut or changed since it was made")
         if set(profile[name].dims) != set(dims):
             raise ValueError(f"`profile`: {name!r} must have the dimensions {dims}, got {profile[name].dims}")
+    if profile.sizes.get("replicate", 0) % 2:
+        raise ValueError(
+            f"`profile` has {profile.sizes['replicate']} replicates, but they come in pairs, two for each split: keep "
+            "both of a pair"
+        )
+    if "dimension_replicates" in profile.variables and not {"n_rows", "replicate_rows"} <= set(profile.attrs):
+        raise ValueError("`profile` lacks the attributes `n_rows` and `replicate_rows` of its replicates: keep them")
     if not profile.sizes["estimator"] or not profile.sizes["layer"]:
         raise ValueError("`profile` is empty: it needs at least one estimator and one layer")
     return profile

@@ -85,12 +85,13 @@ def plan_ranks(
         The model to adapt: loaded (the meta device will do, its weights are then not compared), or its folder
         or hub name.
     policy : str or callable
-        ``"geometric"``, the paper's rule; ``"recommended"``, the same rule with estimator and rounding chosen on
-        measured stability; ``"uniform"``, ``rank`` everywhere or what ``budget`` pays for; ``"proportional"``, in
-        proportion to the dimension; ``"budget"``, geometric increments scaled to ``budget``; the controls
-        ``"random"``, ``"shuffled"`` and ``"reversed"``; ``"eva"`` (arXiv 2410.07170) and ``"fisher"``, the
-        effective rank of the empirical Fisher information, which run the model on ``data``. Or a function from a
-        `gelora.policies.RankProblem` to ranks by (stack, block) or (stack, block, role).
+        ``"geometric"``, the paper's rule; ``"recommended"``, the same rule with the estimator and rounding that
+        drifted least with the number of examples; ``"uniform"``, ``rank`` everywhere or what ``budget`` pays for;
+        ``"proportional"``, in proportion to the dimension; ``"budget"``, geometric increments scaled to ``budget``;
+        the controls ``"random"``, ``"shuffled"`` and ``"reversed"``; ``"eva"`` (arXiv 2410.07170) and ``"fisher"``,
+        the effective rank of the empirical Fisher information, which run the model on ``data``. Or a function from a
+        `gelora.policies.RankProblem` to ranks by (stack, block) or (stack, block, role); where a profile has
+        replicates or scales it is called for every draw and scale.
     estimator : str, optional
         Which of the profile's estimators decides; may be left out where it has one.
     scale : float, optional
@@ -174,16 +175,17 @@ def plan_ranks(
     )
     profiles = _as_profiles(profile)
     check_takes(name, rank=rank, budget=budget, data=data)
+    options.check_profile_options(bool(profiles))
     loaded = _model(model, revision, trust_remote_code)
     check_finite_parameters(loaded)
     blocks = find_blocks(loaded)
     architecture, weights = architecture_of(loaded, blocks), weights_fingerprint(loaded, blocks) or ""
     made_with = [_check_belongs(one, architecture, weights) for one in profiles]
-    matrices = find_matrices(loaded, blocks, targets, roles)
+    # Where one stack alone was read, the other is left as it is, by the controls too.
+    stacks = {str(stack) for one in profiles for stack in one["stack"].values} or {block.stack for block in blocks}
+    read = [block for block in blocks if block.stack in stacks]
+    matrices = find_matrices(loaded, read, targets, roles)
     evidence = _evidence(name, profiles, options, blocks, architecture)
-    if evidence is not None:
-        # Where one stack alone was read, the other is left as it is.
-        matrices = tuple(matrix for matrix in matrices if (matrix.stack, matrix.block) in evidence.blocks)
     problem = _problem(options, matrices, evidence, loaded, data)
     rule, ranks = _decide(function, problem, evidence, options)
     plan = RankPlan(
@@ -214,7 +216,7 @@ def _evidence(
     name: str, profiles: Sequence[xr.Dataset], options: PlanOptions, blocks: Sequence[Block], architecture: Architecture
 ) -> Evidence | None:
     """Read what the ranks rest on; None where the policy or the number given asks for no profile."""
-    if name in PROFILE_FREE and (name == "uniform" or options.rank or options.budget or not profiles):
+    if name in PROFILE_FREE and (options.rank or options.budget or not profiles):
         return None
     if not profiles:
         if name not in POLICIES or (name == "random" and options.budget is not None):
@@ -266,7 +268,7 @@ def _decide(
 ) -> tuple[PlanRule | None, list[int]]:
     """Return the ranks, and the rule that made them from the evidence, where one did."""
     ranks = module_ranks(policy, problem)
-    if evidence is None or policy in (POLICIES["eva"], POLICIES["fisher"]):
+    if evidence is None or policy in [POLICIES[name] for name in PROFILE_FREE]:
         return None, ranks  # the profile has set their budget, no more
     adjustment = statistic_adjustment(evidence, options.statistic, options.confidence, options.seed)
     return PlanRule(policy, problem, evidence, adjustment), ranks

@@ -14,7 +14,6 @@ from gelora_estimators import (
     PersistentHomology,
     TwoNN,
     check_estimator,
-    distinct_points,
 )
 from gelora_estimators import minibatch as module
 from gelora_estimators.clouds import flat_torus, gaussian, subspace
@@ -47,7 +46,7 @@ def rng():
 def test_the_dimension_is_the_mean_of_the_estimator_on_disjoint_batches(estimator):
     cloud = gaussian(430, 3, 6, rng())
     found = MiniBatch(estimator=estimator, batch_size=100, scan=False)(cloud, rng=rng())
-    order = np.random.default_rng([0, 430]).permutation(430)
+    order = np.argsort(np.random.default_rng([0, 1]).random(430))
     parts = [np.sort(order[start : start + 100]) for start in range(0, 400, 100)]
     shared = rng()
     bare = getattr(estimator, "without_error", lambda: estimator)()
@@ -87,7 +86,7 @@ def test_the_interval_is_that_of_student():
 def test_a_single_batch_has_the_error_of_its_estimator():
     cloud = gaussian(150, 3, 6, rng())
     found = module.mle(batch_size=100, confidence=0.8)(cloud, rng=rng())
-    part = np.sort(np.random.default_rng([0, 150]).permutation(150)[:100])
+    part = np.sort(np.argsort(np.random.default_rng([0, 1]).random(150))[:100])
     alone = MLE(confidence=0.8)(cloud[part], rng=rng())
     assert (found.dimension, found.standard_error) == (alone.dimension, alone.standard_error)
     assert found.interval == alone.interval
@@ -173,11 +172,15 @@ def test_too_few_points_are_refused_with_the_counts():
 
 def test_copies_go_before_the_cloud_is_divided():
     cloud = gaussian(300, 3, 6, rng())
-    repeated = np.concatenate([cloud, cloud[:60]])[np.random.default_rng(1).permutation(360)]
+    repeated = np.concatenate([cloud, cloud[:60]])
     found = module.twonn(batch_size=100)(repeated, rng=rng())
-    clean = module.twonn(batch_size=100)(repeated[distinct_points(repeated).rows], rng=rng())
+    clean = module.twonn(batch_size=100)(cloud, rng=rng())
     assert found.dimension == clean.dimension
     assert (found.diagnostics["n_copies"], found.diagnostics["n_batches"]) == (60.0, 3.0)
+    asked = Recorder()
+    mixed = repeated[np.random.default_rng(1).permutation(360)]
+    MiniBatch(estimator=asked, batch_size=100, scan=False)(mixed, rng=rng())
+    assert len(np.unique(np.concatenate(asked.seen), axis=0)) == 300
 
 
 @pytest.mark.slow
@@ -232,3 +235,25 @@ def test_the_factories_show_their_options_and_pass_the_estimators_on():
 def test_the_contract_holds_for_several_batches():
     check_estimator(module.gride(batch_size=150), n=450, tolerance=0.1)
     check_estimator(module.mle(batch_size=150, scan=False), n=450, tolerance=0.1)
+
+
+def test_a_copy_in_one_layer_leaves_nearly_all_other_points_in_their_batch():
+    rng = np.random.default_rng(7)
+    cloud = rng.normal(size=(2000, 6))
+    other = cloud + 1e-3 * rng.normal(size=cloud.shape)
+    other[700] = other[3]
+    seen = []
+
+    def listening(points, *, rng):
+        seen.append(points)
+        return MLE(k1=2, k2=3)(points, rng=rng)
+
+    for layer in (cloud, other):
+        MiniBatch(estimator=listening, batch_size=200, scan=False)(layer, rng=rng)
+    first, second = seen[:9], seen[10:19]
+    shared = [
+        np.isin(np.round(a[:, 0], 1), np.round(b[:, 0], 1)).mean() > 0.5
+        and (np.abs(a[:, None] - b[None]).max(axis=2) < 0.01).any(axis=1).mean()
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert min(shared) > 0.9

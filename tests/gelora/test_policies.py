@@ -13,7 +13,7 @@ from gelora.plan import RankPlan
 from gelora.policies import POLICIES, RankProblem
 from gelora.ranks import plan_ranks
 from gelora.tables import plan_table, scale_table, stability_table
-from tiny_models import WIDTH, ragged_batch
+from tiny_models import WIDTH, ragged_batch, tiny_model
 
 UNIT = 4 * 2 * WIDTH  # one rank of one block of the tiny BERT
 CONTROLS = ("proportional", "budget", "random", "shuffled", "reversed", "uniform")
@@ -288,3 +288,45 @@ def test_probabilities_are_those_of_the_plan_where_matrices_have_different_sides
         assert float(plan.probabilities.sel(module=module.name, rank=module.rank)) > 0.1
     plain = profile.drop_vars("dimension_replicates")
     assert plan_ranks(plain, model, "budget").n_parameters == plan.n_parameters
+
+
+def test_uniform_takes_the_cost_of_the_geometric_ranks_and_the_stacks_that_were_read(deep, profile):
+    geometric = plan_ranks(profile, deep)
+    assert plan_ranks(profile, deep, "uniform").n_parameters == geometric.n_parameters
+    two_stacks = tiny_model("t5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        encoder = estimate(two_stacks, ragged_batch(60), estimator="mle(k1=3, k2=5)", progress=False)
+    for policy in ("uniform", "random"):
+        plan = plan_ranks(encoder, two_stacks, policy, budget=6000)
+        assert {module.stack for module in plan.modules} == {"encoder"}
+
+
+def test_a_bound_on_eva_ranks_leaves_the_budget_to_other_matrices(deep):
+    batches = [ragged_batch(64, seed=seed) for seed in range(3)]
+    plan = plan_ranks(None, deep, "eva", data=batches, budget=15 * UNIT, maximum=3)
+    assert max(module.rank for module in plan.modules) <= 3
+    assert 15 * UNIT - 2 * WIDTH < plan.n_parameters <= 15 * UNIT
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 2, "estimator": "mle"}, "`estimator` goes with a profile, and none is given"),
+        ({"rank": 2, "scale": 3.0}, "`scale` goes with a profile"),
+        ({"rank": 2, "statistic": "mean"}, "`statistic` goes with a profile"),
+        ({"rank": 5, "maximum": 4}, "`rank` must not exceed `maximum`, got 5 and 4"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(deep, options, message):
+    with pytest.raises(ValueError, match=message):
+        plan_ranks(None, deep, "uniform", **options)
+
+
+def test_a_profile_whose_pairs_of_replicates_were_cut_is_refused(deep, resampled):
+    with pytest.raises(ValueError, match="`profile` has 5 replicates, but they come in pairs"):
+        plan_ranks(resampled.isel(replicate=slice(0, 5)), deep)
+    bare = resampled.copy()
+    del bare.attrs["n_rows"]
+    with pytest.raises(ValueError, match="`profile` lacks the attributes `n_rows` and `replicate_rows`"):
+        plan_ranks(bare, deep)

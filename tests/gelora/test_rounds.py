@@ -140,3 +140,9 @@ def test_the_profile_of_auto_is_that_of_its_rows_with_their_provenance(bert):
     assert found["dimension_replicates"].values == pytest.approx(alone["dimension_replicates"].values, rel=1e-3)
     assert {"architecture", "weights_fingerprint", "extraction_seconds", "n_available", "pooling"} <= set(found.attrs)
     assert found.attrs["n_available"] == 300
+
+
+def test_a_confidence_that_nothing_reads_is_refused(bert):
+    for n_samples in (40, UntilStable()):
+        with pytest.raises(ValueError, match="`confidence` goes with n_samples='auto'"):
+            estimate(bert, ragged_batch(40), n_samples=n_samples, confidence=0.99, progress=False)
