@@ -1,7 +1,9 @@
 """Checks and hints that many modules need, in one wording."""
 
+import ast
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,45 @@ def nearest(name: str, available: Iterable[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in available}
     found = difflib.get_close_matches(name.lower(), lowered, n=1)
     return f"; did you mean {lowered[found[0]]!r}?" if found else ""
+
+
+def parse_choice(argument: str, text: str, example: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"name(option=5)"`` into the name and its options, which are Python literals.
+
+    Raises
+    ------
+    ValueError
+        If the text is neither a name nor a name with options, naming ``argument`` and an ``example``.
+
+    Examples
+    --------
+    >>> parse_choice("estimator", "mle(k1=5, average='mean')", "mle(k1=5)")
+    ('mle', {'k1': 5, 'average': 'mean'})
+    """
+    name, bracket, rest = text.strip().partition("(")
+    if not bracket:
+        return name, {}
+    problem = f"`{argument}` must be a name, or a name with options as in {example}, got {text!r}"
+    try:
+        # Only the call's keywords are read, as literals: nothing is run.
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError(problem)
+        return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords if word.arg}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(problem) from error
+
+
+def check_option_names(what: str, factory: Callable[..., Any], options: Iterable[str]) -> None:
+    """Raise ValueError for an option that ``factory`` does not take; ``what`` is its name in the message."""
+    parameters = inspect.signature(factory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise ValueError(
+                f"`{option}` is no option of {what}{nearest(option, list(parameters))}; it has {sorted(parameters)}"
+            )
 
 
 def check_integer(name: str, value: Any, least: int, more: str = "") -> int:

@@ -4,14 +4,12 @@ Whatever a distribution lists under ``[project.entry-points."gelora.estimators"]
 estimators have no other way in.
 """
 
-import ast
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from gelora.messages import nearest
+from gelora.messages import check_option_names, nearest, parse_choice
 from gelora_estimators.protocol import DimensionEstimator
 
 GROUP = "gelora.estimators"
@@ -68,7 +66,7 @@ def make_estimator(name: str, **options: Any) -> DimensionEstimator:
     if bare not in points:
         raise ValueError(f"`estimator`: there is no {bare!r}{nearest(bare, list(points))}; there are {sorted(points)}")
     factory = points[bare].load()
-    _check_options(bare, factory, {**written, **options})
+    check_option_names(f"the estimator {bare!r}", factory, {**written, **options})
     made: DimensionEstimator = factory(**written, **options)
     return made
 
@@ -86,18 +84,7 @@ def parse_estimator(text: str) -> tuple[str, dict[str, Any]]:
     >>> parse_estimator("mle(k1=5, average='mean')")
     ('mle', {'k1': 5, 'average': 'mean'})
     """
-    name, bracket, rest = text.strip().partition("(")
-    if not bracket:
-        return name, {}
-    problem = f"`estimator` must be a name, or a name with options as in mle(k1=5, k2=10), got {text!r}"
-    try:
-        # Only the call's keywords are read, as literals: nothing is run.
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-            raise ValueError(problem)
-        return name.strip(), {str(word.arg): ast.literal_eval(word.value) for word in call.keywords if word.arg}
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(problem) from error
+    return parse_choice("estimator", text, "mle(k1=5, k2=10)")
 
 
 def _entry_points() -> dict[str, EntryPoint]:
@@ -115,18 +102,6 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _origin(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value
-
-
-def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for option in options:
-        if option not in parameters:
-            raise ValueError(
-                f"`{option}` is no option of the estimator {name!r}{nearest(option, list(parameters))}; "
-                f"it has {sorted(parameters)}"
-            )
 
 
 def describe_estimator(function: Any) -> dict[str, Any]:

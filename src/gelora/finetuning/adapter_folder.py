@@ -1,4 +1,4 @@
-"""The folder of a trained adapter: PEFT's files, the tokenizer and a model card with the origin."""
+"""The folder of a trained adapter: its weights, the tokenizer, a model card and what is needed to load it again."""
 
 import json
 import math
@@ -8,13 +8,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gelora.finetuning.adaptation import OWN, PEFT, WHOLE, Adapted
 from gelora.plan import ModuleRank, RankPlan
 
+FACTS_FILE = "gelora_adapter.json"
+SCHEMA = "gelora-adapter"
+SCHEMA_VERSION = 1
+_LIBRARY = {PEFT: "peft", WHOLE: "transformers", OWN: "gelora"}
+
+_LOAD = {
+    PEFT: """from peft import PeftModel
+from transformers import {auto_class}, {processor_class}
+
+base = {auto_class}.from_pretrained(
+    {base!r}, num_labels={num_labels}, pad_token_id={pad_token_id}, dtype="{dtype}"
+)
+model = PeftModel.from_pretrained(base, "<this folder>").eval()
+{processor_name} = {processor_class}.from_pretrained("<this folder>")""",
+    WHOLE: """from transformers import {auto_class}, {processor_class}
+
+model = {auto_class}.from_pretrained("<this folder>").eval()
+{processor_name} = {processor_class}.from_pretrained("<this folder>")""",
+    OWN: """from gelora.finetuning.loading import load_adapter
+
+model, {processor_name} = load_adapter("<this folder>")  # on {base}""",
+}
+
 _CARD = """---
-library_name: peft
+library_name: {library}
 base_model: {base}
 tags:
-- lora
+- {adapter}
 - gelora
 ---
 
@@ -24,14 +48,7 @@ Made by gelora {version} on {created}: ranks by the policy "{policy}", {n_adapte
 {n_head:,} in the head. Score on {n_validation:,} validation rows ({metrics}): {score:.4f}.
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-base = AutoModelForSequenceClassification.from_pretrained(
-    {base!r}, num_labels={num_labels}, pad_token_id={pad_token_id}, dtype="{dtype}"
-)
-model = PeftModel.from_pretrained(base, "<this folder>").eval()
-tokenizer = AutoTokenizer.from_pretrained("<this folder>")
+{load}
 ```
 
 Labels: {labels}.
@@ -129,31 +146,66 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def save_adapter(model: Any, tokenizer: Any, folder: Path, facts: Mapping[str, Any], origin: Mapping[str, Any]) -> Path:
+def save_adapter(
+    adapted: Adapted, processor: Any, folder: Path, facts: Mapping[str, Any], origin: Mapping[str, Any]
+) -> Path:
     """Write the adapter beside ``folder`` and move it there when whole.
 
     Parameters
     ----------
-    model
-        Adapted, with ``save_pretrained``.
-    tokenizer
-        Saved with it, as its padding token may have been chosen here.
+    adapted : Adapted
+        At the end of its training.
+    processor
+        The tokenizer or image processor, saved with it, as a padding token may have been chosen here.
     folder : Path
         Replaced where it exists: an interrupted run leaves no record of it.
     facts : mapping
-        What the model card says.
+        What the model card and the loader need, see `gelora.finetuning.run.Run.card_facts`.
     origin : mapping
         Provenance, for the card.
     """
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
+    temporary.mkdir(parents=True)
     try:
-        model.save_pretrained(str(temporary), save_embedding_layers=False)
-        tokenizer.save_pretrained(str(temporary))
-        card = _CARD.format(**facts, origin=json.dumps(origin, indent=1, default=str))
+        adapted.save(temporary)
+        processor.save_pretrained(str(temporary))
+        told = dict(facts) | {"kind": adapted.kind, "library": _LIBRARY[adapted.kind]}
+        load = _LOAD[adapted.kind].format(**told)
+        card = _CARD.format(**told, load=load, origin=json.dumps(origin, indent=1, default=str))
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | {
+            key: told[key] for key in told if key != "ranks"
+        }
+        (temporary / FACTS_FILE).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of the adapter in it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it holds no adapter of gelora.
+    ValueError
+        If what it says is damaged or newer than this gelora.
+    """
+    file = folder / FACTS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"`folder`: {str(folder)!r} holds no {FACTS_FILE}: give the `adapter` folder of a run of gelora.finetune"
+        )
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`folder`: {str(file)!r} is not a JSON file, or truncated: {error}") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("kind") not in _LOAD:
+        raise ValueError(f"`folder`: {str(file)!r} is no {SCHEMA} record: save the adapter again")
+    if not isinstance(found.get("schema_version"), int) or found["schema_version"] > SCHEMA_VERSION:
+        raise ValueError(f"`folder`: {str(file)!r} was written by a newer gelora: install that one")
+    return found

@@ -1,123 +1,65 @@
-"""A classifier and a rank plan → an adapted model. One entry of `ADAPTERS` an adapter."""
+"""Adapters by name: what ``adapter=`` takes, the options in it, and whether it goes with a plan."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from gelora.finetuning.classifiers import Classifier
-from gelora.messages import nearest
-from gelora.plan import RankPlan
+from gelora.finetuning.adaptation import Adapter
+from gelora.finetuning.lora import DoRA, LoRA, RsLoRA
+from gelora.messages import check_option_names, nearest, parse_choice
 
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import TrainerCallback
+ADAPTERS: Mapping[str, type[Adapter]] = {kind.name: kind for kind in (LoRA, RsLoRA, DoRA)}
 
 
-@dataclass(frozen=True, slots=True)
-class Adapted:
-    """What the trainer trains.
+def make_adapter(adapter: str | Adapter) -> Adapter:
+    """Return the adapter of that name, with the options written after it.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        With ``save_pretrained``; only what is to be trained requires a gradient.
-    plan : RankPlan
-        Bound to the model.
-    n_adapter, n_head : int
-        Trainable parameters of the adapter, and of the head and other modules trained whole.
-    callbacks : tuple of transformers.TrainerCallback
-        For adapters that act between the steps of the optimiser.
-    """
-
-    model: "nn.Module"
-    plan: RankPlan
-    n_adapter: int
-    n_head: int
-    callbacks: tuple["TrainerCallback", ...] = ()
-
-
-Adapter = Callable[[Classifier, RankPlan, float], Adapted]
-
-
-def adapt_lora(classifier: Classifier, plan: RankPlan, dropout: float) -> Adapted:
-    """Put a LoRA matrix of the planned rank beside each planned matrix, and make the head trainable.
-
-    Parameters
-    ----------
-    classifier : Classifier
-        Its model is changed.
-    plan : RankPlan
-        Bound to the model here.
-    dropout : float
-        Of the inputs of the LoRA matrices.
+    adapter : str or Adapter
+        One of `ADAPTERS`, options may stand in it: ``"rslora(alpha=16)"``. Or an instance of one of its classes, or
+        anything of your own that follows `gelora.finetuning.adaptation.Adapter`.
 
     Raises
     ------
-    ValueError
-        If the plan is of another model.
-    RuntimeError
-        If a module did not get its rank and α / r: peft read the plan otherwise.
+    ValueError, TypeError
+        If there is none of that name, or an option does not fit.
+
+    Examples
+    --------
+    >>> make_adapter("rslora(alpha=16)")
+    RsLoRA(alpha=16)
     """
-    import peft
-
-    bound = plan.bind(classifier.model)
-    config = bound.to_lora_config(
-        task_type="SEQ_CLS", lora_dropout=dropout, modules_to_save=list(classifier.head) or None
-    )
-    model = peft.get_peft_model(classifier.model, config)
-    check_ranks(model, bound)
-    _train_in_float32(model)
-    n_adapter, n_head = count_trainable(model, "lora_")
-    return Adapted(model, bound, n_adapter, n_head)
-
-
-ADAPTERS: Mapping[str, Adapter] = {"lora": adapt_lora}
+    if not isinstance(adapter, str):
+        if isinstance(adapter, type) or not callable(adapter) or not hasattr(adapter, "plan_use"):
+            raise TypeError(
+                f"`adapter` must be one of {list(ADAPTERS)}, or an instance of an adapter's class, got {adapter!r:.80}"
+            )
+        return adapter
+    name, options = parse_choice("adapter", adapter, "rslora(alpha=16)")
+    if name not in ADAPTERS:
+        raise ValueError(f"`adapter` must be one of {list(ADAPTERS)}, got {name!r}{nearest(name, ADAPTERS)}")
+    check_option_names(f"the adapter {name!r}", ADAPTERS[name], options)
+    return ADAPTERS[name](**options)
 
 
-def find_adapter(adapter: str) -> Adapter:
-    """Return the adapter of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    if adapter not in ADAPTERS:
-        raise ValueError(f"`adapter` must be one of {list(ADAPTERS)}, got {adapter!r}{nearest(str(adapter), ADAPTERS)}")
-    return ADAPTERS[adapter]
+def describe_adapter(adapter: Adapter) -> dict[str, Any]:
+    """Return the name and all options of an adapter, for the record."""
+    kind: Any = adapter
+    names: list[str] = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(adapter) else []
+    return {"name": adapter.name, "options": {name: getattr(adapter, name) for name in names}}
 
 
-def check_ranks(model: "nn.Module", plan: RankPlan) -> None:
-    """Raise RuntimeError unless exactly the planned modules are adapted, with their ranks and α / r."""
-    from peft.tuners.lora import LoraLayer
-
-    found = {
-        name.removeprefix("base_model.model."): (module.r["default"], round(module.scaling["default"], 9))
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-    planned = {module.name: (module.rank, round(module.alpha / module.rank, 9)) for module in plan.modules}
-    if found != planned:
-        name = min(set(found.items()) ^ set(planned.items()))[0]
-        raise RuntimeError(
-            f"the module {name!r} should have (rank, α/r) {planned.get(name)}, but the adapted model has "
-            f"{found.get(name)}: the installed peft reads the plan otherwise; install the tested version"
+def check_plan_use(adapter: Adapter, plan_given: bool) -> None:
+    """Raise ValueError where a plan is missing, or given to an adapter that cannot take one."""
+    if adapter.plan_use == "required" and not plan_given:
+        raise ValueError(
+            f"`plan` must be given for adapter={adapter.name!r}: make one by gelora.plan_ranks(profile, model), or "
+            "gelora.plan_ranks(None, model, 'uniform', rank=8)"
         )
-
-
-def count_trainable(model: "nn.Module", adapter_mark: str) -> tuple[int, int]:
-    """Return the trainable parameters of the adapter, whose names hold ``adapter_mark``, and of all else."""
-    adapter = head = 0
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and adapter_mark in name:
-            adapter += parameter.numel()
-        elif parameter.requires_grad:
-            head += parameter.numel()
-    return adapter, head
-
-
-def _train_in_float32(model: "nn.Module") -> None:
-    # Half-precision parameters lose small updates, and gradient scaling refuses them.
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
+    if adapter.plan_use == "none" and plan_given:
+        takers = [name for name, kind in ADAPTERS.items() if kind.plan_use != "none"]
+        raise ValueError(
+            f"`plan` must be left out for adapter={adapter.name!r}, which has no ranks: give plan=None, or one of the "
+            f"adapters that take ranks, {takers}"
+        )

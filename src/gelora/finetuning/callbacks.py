@@ -4,6 +4,7 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,14 +18,31 @@ SECONDS_KEYS = ("runtime", "samples_per_second", "steps_per_second", "model_prep
 
 
 class History(TrainerCallback, ExportableState):
-    """Loss, learning rate and seconds of every step, and every evaluation; kept in the checkpoints.
+    """Loss, learning rate and seconds of every step, every evaluation and change of ranks; kept in the checkpoints.
 
     Raises FloatingPointError, naming the step, before a checkpoint is written with weights from a loss that is
     not finite.
+
+    Parameters
+    ----------
+    attributes : dict, optional
+        What a checkpoint kept.
+    ranks : callable, optional
+        Returns the ranks as they are now, by module.
+    moving : bool
+        Whether they can change.
     """
 
-    def __init__(self, attributes: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        attributes: dict[str, Any] | None = None,
+        ranks: Callable[[], Mapping[str, int]] = dict,
+        moving: bool = False,
+    ) -> None:
         stored = attributes or {}
+        self._ranks, self._moving = ranks, moving
+        self.rank_steps: list[int] = list(stored.get("rank_steps", []))
+        self.rank_values: list[list[int]] = list(stored.get("rank_values", []))
         self.losses: list[float] = list(stored.get("losses", []))
         self.learning_rates: list[float] = list(stored.get("learning_rates", []))
         self.seconds: list[float] = list(stored.get("seconds", []))
@@ -41,7 +59,7 @@ class History(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         self.read()
-        names = ("losses", "learning_rates", "seconds", "evaluations")
+        names = ("losses", "learning_rates", "seconds", "evaluations", "rank_steps", "rank_values")
         return {"args": {}, "attributes": {name: list(getattr(self, name)) for name in names}}
 
     def read(self) -> None:
@@ -58,7 +76,15 @@ class History(TrainerCallback, ExportableState):
                     "lower `learning_rate`, raise `warmup_ratio`, or use another `precision`"
                 )
 
+    def read_ranks(self, step: int) -> None:
+        """Note the ranks after ``step`` if they are not those noted last."""
+        now = list(self._ranks().values())
+        if not self.rank_values or now != self.rank_values[-1]:
+            self.rank_steps.append(step)
+            self.rank_values.append(now)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.read_ranks(state.global_step)
         self._mark = time.perf_counter()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -73,6 +99,8 @@ class History(TrainerCallback, ExportableState):
         often = self._pending[-1].device.type == "cpu" if self._pending else True
         if often or control.should_save or control.should_evaluate or state.global_step % READ_EVERY == 0:
             self.read()
+            if self._moving:
+                self.read_ranks(state.global_step)
         now = time.perf_counter()
         self.seconds.append(now - self._mark)
         self._mark = now

@@ -1,6 +1,8 @@
 """A run's folder: what it holds, whether it may be continued, and from where."""
 
+import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
 SCHEMA = "gelora-finetuning-run"
 STATE_FILE = "trainer_state.json"
+SEAL_FILE = "checksums.json"
 
 
 def open_run(output_dir: str | Path, resume: bool) -> Path:
@@ -54,7 +57,7 @@ def claim_run(folder: Path, arguments: Mapping[str, Any]) -> None:
     make_folder(folder)
     wanted = json.loads(json.dumps(arguments, default=str))
     file = folder / RUN_FILE
-    if last_checkpoint(folder) is None and not (folder / RECORD_FILE).exists():
+    if not _checkpoints(folder) and not (folder / RECORD_FILE).exists():
         with atomic_path(file) as temporary:  # nothing to continue yet
             text = json.dumps({"schema": SCHEMA, "arguments": wanted}, indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -72,13 +75,60 @@ def claim_run(folder: Path, arguments: Mapping[str, Any]) -> None:
         )
 
 
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Write the checksum of every file of a checkpoint into it: it is whole from then on."""
+    sums = {
+        file.relative_to(checkpoint).as_posix(): _checksum(file)
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file() and file.name != SEAL_FILE
+    }
+    with atomic_path(checkpoint / SEAL_FILE) as temporary:
+        temporary.write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end, None where there is none."""
-    found = [path for path in (folder / CHECKPOINT_FOLDER).glob("checkpoint-*") if path.name[11:].isdecimal()]
-    for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
-        if read_state(checkpoint):  # the file written last
+    """Return the newest checkpoint that is whole, None where there is none.
+
+    Warns
+    -----
+    UserWarning
+        If a newer one was not written to its end, or has changed since.
+    """
+    for checkpoint in _checkpoints(folder):
+        fault = _fault(checkpoint)
+        if not fault:
             return checkpoint
+        warnings.warn(
+            f"the checkpoint {checkpoint.name!r} of {str(folder)!r} is damaged ({fault}): the one before it is used, "
+            "or the run starts again where there is none",
+            stacklevel=2,
+        )
     return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints, newest first."""
+    found = [path for path in (folder / CHECKPOINT_FOLDER).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[11:]), reverse=True)
+
+
+def _fault(checkpoint: Path) -> str:
+    """Return what is wrong with a checkpoint, empty if it is as it was sealed."""
+    sums = _read_json(checkpoint / SEAL_FILE)
+    if not sums:
+        return "it was not written to its end"
+    for name, expected in sums.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _checksum(file) != expected:
+            return f"{name} has changed since"
+    return ""
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

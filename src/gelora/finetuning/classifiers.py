@@ -33,12 +33,20 @@ class Classifier:
         do not hold.
     weights : str
         Fingerprint of the blocks.
+    auto_class, processor_class : str
+        Names of the classes of transformers that load the model and its tokenizer.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     head: tuple[str, ...]
     weights: str
+    auto_class: str = AUTO_CLASS
+    processor_class: str = "AutoTokenizer"
+
+    def describe_processor(self) -> str:
+        """Return what of the tokenizer tells two runs apart."""
+        return f"{type(self.tokenizer).__name__} of {len(self.tokenizer)} tokens"
 
 
 def load_classifier(

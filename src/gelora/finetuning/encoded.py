@@ -1,14 +1,70 @@
-"""A split of a task → token ids and labels, as the trainer takes them."""
+"""The splits of a task → rows and a collator, as the trainer takes them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gelora.blocks import position_limit
+from gelora.finetuning.classifiers import Classifier
 from gelora.finetuning.glue import Task
+from gelora.finetuning.tasks import TaskData
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a model is trained and evaluated on.
+
+    Parameters
+    ----------
+    train, validation : sequence of mappings
+        One row each: the model's inputs and ``labels``.
+    collate : callable
+        From a list of rows to a batch of tensors.
+    processor
+        The tokenizer or image processor, which goes with the weights.
+    facts : mapping
+        For the record.
+    """
+
+    train: Sequence[Mapping[str, Any]]
+    validation: Sequence[Mapping[str, Any]]
+    collate: "Callable[[list[Any]], dict[str, torch.Tensor]]"
+    processor: Any
+    facts: Mapping[str, Any]
+
+    def batches(self, batch_size: int, seed: int) -> "Iterator[dict[str, torch.Tensor]]":
+        """Yield the train rows once, in an order drawn by ``seed``, as batches with labels."""
+        order = np.random.default_rng(seed).permutation(len(self.train)).tolist()
+        for start in range(0, len(order), batch_size):
+            yield dict(self.collate([dict(self.train[row]) for row in order[start : start + batch_size]]))
+
+
+def make_inputs(classifier: Classifier, data: TaskData, max_length: int) -> Inputs:
+    """Encode both splits of ``data`` for the model of ``classifier``.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Model and tokenizer.
+    data : TaskData
+        Texts and labels.
+    max_length : int
+        Tokens a text or pair is cut to, fewer where the model takes fewer.
+    """
+    from transformers import DataCollatorWithPadding
+
+    limit = length_limit(classifier.model, classifier.tokenizer, max_length)
+    train, train_cut = encode_split(data.train, data.task, classifier.tokenizer, limit)
+    validation, validation_cut = encode_split(data.validation, data.task, classifier.tokenizer, limit)
+    facts = {"max_length": limit, "n_train_truncated": train_cut, "n_validation_truncated": validation_cut}
+    return Inputs(train, validation, DataCollatorWithPadding(classifier.tokenizer), classifier.tokenizer, facts)
 
 
 def encode_split(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from gelora.finetuning.adaptation import Adapted
 from gelora.netcdf import check_schema, plain_attributes, read_dataset, write_dataset
 from gelora.plan import RankPlan
 
@@ -19,10 +20,10 @@ SCHEMA_VERSION = 1
 
 def make_record(
     history: "History",
-    plan: RankPlan,
+    plan: RankPlan | None,
+    adapted: Adapted,
     *,
     metrics: Sequence[str],
-    n_adapter: int,
     n_head: int,
     peak_memory: float,
     attributes: Mapping[str, Any],
@@ -32,15 +33,17 @@ def make_record(
     Parameters
     ----------
     history : History
-        Steps and evaluations.
-    plan : RankPlan
+        Steps, evaluations and ranks.
+    plan : RankPlan or None
         Bound to the model that was trained.
+    adapted : Adapted
+        At the end of its training.
     metrics : sequence of str
         The task's metrics.
-    n_adapter, n_head : int
-        Trainable parameters.
+    n_head : int
+        Parameters of the modules trained whole.
     peak_memory : float
-        Bytes on the GPU, NaN without one.
+        Bytes, NaN where unknown.
     attributes : mapping
         Provenance; what is no number or text is stored as JSON.
 
@@ -53,6 +56,13 @@ def make_record(
     names = (*metrics, "score")
     values = [[entry.get(name, np.nan) for name in names] for entry in evaluations]
     seconds = np.array(history.seconds, dtype=np.float64)
+    modules = () if plan is None else plan.modules
+    ranks = adapted.ranks()
+    last = np.array([ranks.get(module.name, 0) for module in modules], dtype=np.int64)
+    scales = adapted.scales() if adapted.scales is not None else {}
+    alphas = [rank * scales.get(m.name, m.alpha / m.rank) for m, rank in zip(modules, last, strict=True)]
+    names_known = list(ranks)
+    moved = [[row[names_known.index(m.name)] if m.name in ranks else 0 for m in modules] for row in history.rank_values]
     return xr.Dataset(
         {
             "loss": ("step", np.array(history.losses, dtype=np.float64)),
@@ -62,12 +72,13 @@ def make_record(
             "validation_loss": ("evaluation", _column(evaluations, "loss")),
             "evaluation_seconds": ("evaluation", _column(evaluations, "seconds"), {"units": "s"}),
             "score": ((), values[-1][-1]),
-            "trainable_parameters": ("part", np.array([n_adapter, n_head], dtype=np.int64)),
-            "rank": ("module", np.array([module.rank for module in plan.modules], dtype=np.int64)),
-            "alpha": ("module", np.array([module.alpha for module in plan.modules], dtype=np.float64)),
+            "trainable_parameters": ("part", np.array([adapted.count(), n_head], dtype=np.int64)),
+            "rank": ("module", last),
+            "alpha": ("module", np.array(alphas, dtype=np.float64)),
+            "rank_history": (("change", "module"), np.array(moved, dtype=np.int64).reshape(-1, len(modules))),
             "seconds": ((), float(seconds.sum()), {"units": "s", "long_name": "training, without evaluations"}),
             "seconds_per_step": ((), float(np.median(seconds)) if len(seconds) else np.nan, {"units": "s"}),
-            "peak_memory": ((), peak_memory, {"units": "B", "long_name": "peak allocated GPU memory"}),
+            "peak_memory": ((), peak_memory, {"units": "B", "long_name": "peak memory"}),
         },
         coords={
             "step": np.arange(1, len(seconds) + 1),
@@ -75,9 +86,10 @@ def make_record(
             "epoch": ("evaluation", _column(evaluations, "epoch")),
             "metric": np.array(names, dtype=object),
             "part": np.array(["adapter", "head"], dtype=object),
-            "module": np.array([module.name for module in plan.modules], dtype=object),
-            "block": ("module", np.array([module.block for module in plan.modules], dtype=np.int64)),
-            "role": ("module", np.array([module.role for module in plan.modules], dtype=object)),
+            "change_step": ("change", np.array(history.rank_steps, dtype=np.int64)),
+            "module": np.array([module.name for module in modules], dtype=object),
+            "block": ("module", np.array([module.block for module in modules], dtype=np.int64)),
+            "role": ("module", np.array([module.role for module in modules], dtype=object)),
         },
         attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | plain_attributes(attributes),
     )

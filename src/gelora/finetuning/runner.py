@@ -1,17 +1,17 @@
 """Fine-tune a model on a task with the ranks of a plan."""
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from gelora.files import atomic_path
-from gelora.finetuning.adapter_folder import describe_ranks, save_adapter
-from gelora.finetuning.adapters import Adapted, find_adapter
+from gelora.finetuning.adaptation import Adapted, Adapter, Setting, count_head
+from gelora.finetuning.adapter_folder import save_adapter
+from gelora.finetuning.adapters import check_plan_use, make_adapter
 from gelora.finetuning.checkpoints import (
     ADAPTER_FOLDER,
     CHECKPOINT_FOLDER,
@@ -22,14 +22,15 @@ from gelora.finetuning.checkpoints import (
     open_run,
     read_state,
 )
-from gelora.finetuning.classifiers import Classifier, load_classifier
-from gelora.finetuning.encoded import encode_split, length_limit
+from gelora.finetuning.classifiers import load_classifier
+from gelora.finetuning.encoded import Inputs, make_inputs
+from gelora.finetuning.memory import PeakMemory
 from gelora.finetuning.metrics import evaluate_predictions, predict
 from gelora.finetuning.options import Options, check_device, check_training_arguments, to_training_arguments
 from gelora.finetuning.record import make_record, open_record, save_record
+from gelora.finetuning.run import Run, bind_plan, read_plan
 from gelora.finetuning.tasks import Task, TaskData, load_task
 from gelora.plan import RankPlan
-from gelora.provenance import fingerprint, package_versions, timestamp
 from gelora.quiet import own_generators, quiet_libraries
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 def finetune(
     model: Any,
     task: str | Task,
-    plan: RankPlan | str | Path,
-    adapter: str = "lora",
+    plan: RankPlan | str | Path | None = None,
+    adapter: str | Adapter = "lora",
     *,
     output_dir: str | Path,
     data_dir: str | Path | None = None,
@@ -83,13 +84,15 @@ def finetune(
         stays as it is.
     task : str or Task
         The name of a GLUE task, e.g. ``"cola"``, or a `gelora.finetuning.tasks.Task` of your own.
-    plan : RankPlan, str or Path
-        As `gelora.plan_ranks` returns, or its JSON file.
-    adapter : str
-        What carries the ranks: ``"lora"``.
+    plan : RankPlan, str or Path, optional
+        As `gelora.plan_ranks` returns, or its JSON file. Adapters without ranks take none.
+    adapter : str or Adapter
+        What is trained: a name in `gelora.finetuning.adapters.ADAPTERS`, options may stand in it, as in
+        ``"rslora(alpha=16)"``; or an instance of an adapter's class. A geometric plan on ``"lora"`` is GeLoRA.
     output_dir : str or Path
-        Folder for ``record.nc``, ``adapter/`` (loads with ``PeftModel.from_pretrained``), ``predictions.parquet``
-        (validation labels, predictions and logits), ``checkpoints/`` and ``run.json``.
+        Folder for ``record.nc``, ``adapter/`` (its ``README.md`` says how to load it; `load_adapter` of
+        `gelora.finetuning.loading` loads any), ``predictions.parquet`` (validation labels, predictions and logits),
+        ``checkpoints/`` and ``run.json``.
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` files; see `gelora.finetuning.tasks.load_task`.
     tokenizer : optional
@@ -107,7 +110,7 @@ def finetune(
     schedule : str
         What it does then, by transformers' names: ``"linear"`` falls to 0.
     dropout : float
-        Of the inputs of the LoRA matrices.
+        Of the inputs of the adapter's matrices, where it has some.
     max_length : int
         Tokens a text or pair is cut to; fewer where the model takes fewer.
     n_train, n_validation : int, optional
@@ -138,25 +141,29 @@ def finetune(
     -------
     xarray.Dataset
         ``loss``, ``learning_rate``, ``step_seconds`` (step); ``validation`` (evaluation, metric),
-        ``validation_loss``, ``evaluation_seconds`` (evaluation); ``rank``, ``alpha`` (module);
-        ``trainable_parameters`` (part: adapter, head); ``score`` of the last evaluation as GLUE reports it, a
-        fraction; ``seconds`` of training without evaluations, ``seconds_per_step`` (median), ``peak_memory`` on the
-        GPU (NaN without one); and in the attributes the origin of it all.
+        ``validation_loss``, ``evaluation_seconds`` (evaluation); ``rank``, ``alpha`` at the end (module);
+        ``rank_history`` (change, module) with the step of each change of the ranks; ``trainable_parameters`` as
+        saved (part: adapter, head); ``score`` of the last evaluation as GLUE reports it, a fraction; ``seconds`` of
+        training without evaluations, ``seconds_per_step`` (median), ``peak_memory`` in bytes, see
+        `gelora.finetuning.memory.PeakMemory`; and in the attributes the origin of it all.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError
         Before any training, naming the argument: an unknown task or adapter, an option out of range, a plan of
-        another model, labels that do not fit, a folder that cannot be written or holds another run.
+        another model, a rank above the size of its matrix, a plan for an adapter without ranks, labels that do not
+        fit, a folder that cannot be written or holds another run.
     FloatingPointError
         If the loss is no longer finite, naming the step; the last checkpoint is kept.
 
     Warns
     -----
     UserWarning
-        If the plan was made with other weights of the same architecture.
+        If the plan was made with other weights of the same architecture, or the newest checkpoint is damaged: the
+        one before it is used.
     """
-    adapt = find_adapter(adapter)
+    chosen = make_adapter(adapter)
+    check_plan_use(chosen, plan is not None)
     options = Options(
         epochs=epochs,
         max_steps=max_steps,
@@ -175,7 +182,7 @@ def finetune(
         precision=precision,
         training_arguments=training_arguments,
     )
-    ranks = _read_plan(plan)
+    ranks = None if plan is None else read_plan(plan)
     check_device(device)
     check_training_arguments(training_arguments)
     data = load_task(task, data_dir, n_train=n_train, n_validation=n_validation, seed=seed)
@@ -189,178 +196,87 @@ def finetune(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        adapted = adapt(classifier, ranks, dropout)
-        adapted = replace(adapted, callbacks=(*adapted.callbacks, *callbacks))
-        return _open_or_run(folder, classifier, adapted, data, adapter, options, progress)
+        bound = None if ranks is None else bind_plan(ranks, classifier)
+        return _open_or_train(folder, Run(classifier, bound, data, chosen, options), callbacks, progress)
 
 
-def _open_or_run(
-    folder: Path,
-    classifier: Classifier,
-    adapted: Adapted,
-    data: TaskData,
-    adapter: str,
-    options: Options,
-    progress: bool,
-) -> xr.Dataset:
-    """Return the record of the run in ``folder`` if it is finished, else run it to its end."""
-    arguments = to_training_arguments(options, folder / CHECKPOINT_FOLDER)
-    claim_run(folder, _identity(classifier, data, adapted.plan, adapter, options))
+def _open_or_train(folder: Path, run: Run, callbacks: Sequence["TrainerCallback"], progress: bool) -> xr.Dataset:
+    """Return the record of the run in ``folder`` if it is finished, else train to its end."""
+    arguments = to_training_arguments(run.options, folder / CHECKPOINT_FOLDER)
     if (folder / RECORD_FILE).exists():
+        claim_run(folder, run.identity())
         return open_record(folder / RECORD_FILE)
-    return _run(folder, classifier, adapted, data, adapter, options, arguments, progress)
+    inputs = functools.cache(lambda: make_inputs(run.classifier, run.data, run.options.max_length))
+    setting = Setting(
+        classifier=run.classifier,
+        plan=run.plan,
+        dropout=run.options.dropout,
+        seed=run.options.seed,
+        batches=lambda: inputs().batches(run.options.batch_size, run.options.seed),
+    )
+    n_head = count_head(run.classifier)  # before the adapter wraps it
+    adapted = run.adapter(setting)
+    adapted = replace(adapted, callbacks=(*adapted.callbacks, *callbacks))
+    if arguments.process_index == 0:
+        claim_run(folder, run.identity())
+    return _train(folder, run, adapted, n_head, inputs(), arguments, progress)
 
 
-def _run(
+def _train(
     folder: Path,
-    classifier: Classifier,
+    run: Run,
     adapted: Adapted,
-    data: TaskData,
-    adapter: str,
-    options: Options,
+    n_head: int,
+    inputs: Inputs,
     arguments: "TrainingArguments",
     progress: bool,
 ) -> xr.Dataset:
     from gelora.finetuning.training import run_training
 
     checkpoint = last_checkpoint(folder)
-    limit = length_limit(classifier.model, classifier.tokenizer, options.max_length)
-    trainer, counts = _trainer(classifier, adapted, data, arguments, checkpoint, limit, progress)
-    _reset_peak_memory()
+    trainer = _trainer(run, adapted, inputs, arguments, checkpoint, progress)
+    memory = PeakMemory(str(arguments.device))
     run_training(trainer, checkpoint, evaluate_again=bool(arguments.load_best_model_at_end))
-    _save_predictions(trainer, data, folder / PREDICTIONS_FILE)
-    attributes = _attributes(classifier, adapted, data, adapter, options) | counts
-    attributes |= {"max_length": limit, "device": str(arguments.device)}
+    attributes = run.attributes() | dict(inputs.facts) | {"device": str(arguments.device)}
     record = make_record(
         trainer.history,
-        adapted.plan,
-        metrics=data.task.metrics,
-        n_adapter=adapted.n_adapter,
-        n_head=adapted.n_head,
-        peak_memory=_peak_memory(str(arguments.device)),
+        run.plan,
+        adapted,
+        metrics=run.data.task.metrics,
+        n_head=n_head,
+        peak_memory=memory.read(),
         attributes=attributes,
     )
-    facts = _card_facts(classifier, adapted, data, adapter, record)
-    save_adapter(adapted.model, classifier.tokenizer, folder / ADAPTER_FOLDER, facts, attributes)
-    save_record(record, folder / RECORD_FILE)  # last: it says that the run is finished
+    if arguments.process_index == 0:
+        _save_predictions(trainer, run.data, folder / PREDICTIONS_FILE)
+        save_adapter(adapted, inputs.processor, folder / ADAPTER_FOLDER, run.card_facts(record), attributes)
+        save_record(record, folder / RECORD_FILE)  # last: it says that the run is finished
     return record
 
 
 def _trainer(
-    classifier: Classifier,
+    run: Run,
     adapted: Adapted,
-    data: TaskData,
+    inputs: Inputs,
     arguments: "TrainingArguments",
     checkpoint: Path | None,
-    limit: int,
     progress: bool,
-) -> tuple["RecordingTrainer", dict[str, int]]:
+) -> "RecordingTrainer":
     from gelora.finetuning.callbacks import History
     from gelora.finetuning.training import make_trainer
 
-    task = data.task
-    train, train_cut = encode_split(data.train, task, classifier.tokenizer, limit)
-    validation, validation_cut = encode_split(data.validation, task, classifier.tokenizer, limit)
+    task = run.data.task
     stored = read_state(checkpoint)["stateful_callbacks"]["History"]["attributes"] if checkpoint else None
-    trainer = make_trainer(
-        adapted.model,
+    return make_trainer(
+        adapted,
         arguments,
-        classifier.tokenizer,
-        train,
-        validation,
-        history=History(stored),
+        inputs,
+        history=History(stored, ranks=adapted.ranks, moving=adapted.moving_ranks),
         evaluate_outputs=lambda logits, labels: evaluate_predictions(
             logits, labels, problem=task.problem, metrics=task.metrics, score=task.score
         ),
-        callbacks=adapted.callbacks,
         progress=progress,
     )
-    return trainer, {"n_train_truncated": train_cut, "n_validation_truncated": validation_cut}
-
-
-def _read_plan(plan: Any) -> RankPlan:
-    if isinstance(plan, RankPlan):
-        return plan
-    if not isinstance(plan, str | Path):
-        raise TypeError(
-            "`plan` must be a RankPlan as `gelora.plan_ranks` returns, or the path of its file, got "
-            f"{type(plan).__name__}"
-        )
-    return RankPlan.load(plan)
-
-
-def _identity(classifier: Classifier, data: TaskData, plan: RankPlan, adapter: str, options: Options) -> dict[str, Any]:
-    """Return what makes two calls the same run."""
-    return {
-        "model": classifier.model.config.model_type,
-        "weights_fingerprint": classifier.weights,
-        "tokenizer": f"{type(classifier.tokenizer).__name__} of {len(classifier.tokenizer)} tokens",
-        "task": data.task.name,
-        "metrics": list(data.task.metrics),
-        "data_fingerprint": data.fingerprint(),
-        "adapter": adapter,
-        "plan_fingerprint": _plan_fingerprint(plan),
-        **options.identity(),
-    }
-
-
-def _plan_fingerprint(plan: RankPlan) -> str:
-    return fingerprint(json.dumps(asdict(module), sort_keys=True).encode() for module in plan.modules)
-
-
-def _attributes(
-    classifier: Classifier, adapted: Adapted, data: TaskData, adapter: str, options: Options
-) -> dict[str, Any]:
-    plan = adapted.plan
-    return {
-        "task": data.task.name,
-        "problem": data.task.problem,
-        "labels": list(data.task.label_names),
-        "score_metrics": list(data.task.score),
-        "data": data.source,
-        "data_fingerprint": data.fingerprint(),
-        "n_train": len(data.train),
-        "n_validation": len(data.validation),
-        "model": str(classifier.model.name_or_path),
-        "model_class": type(classifier.model).__name__,
-        "revision": str(getattr(classifier.model.config, "_commit_hash", None) or ""),
-        "tokenizer": str(classifier.tokenizer.name_or_path),
-        "weights_fingerprint": classifier.weights,
-        "adapter": adapter,
-        "policy": plan.policy,
-        "scaling": plan.scaling,
-        "ranks": {module.name: module.rank for module in plan.modules},
-        "plan_fingerprint": _plan_fingerprint(plan),
-        "plan_provenance": dict(plan.provenance),
-        "modules_trained_whole": list(classifier.head),
-        "seed": options.seed,
-        "options": json.loads(json.dumps(asdict(options), default=str)),
-        "versions": package_versions(),
-        "created": timestamp(),
-    }
-
-
-def _card_facts(
-    classifier: Classifier, adapted: Adapted, data: TaskData, adapter: str, record: xr.Dataset
-) -> Mapping[str, Any]:
-    return {
-        "base": str(classifier.model.name_or_path or "<the model that was tuned>"),
-        "dtype": str(classifier.model.dtype).removeprefix("torch."),
-        "adapter": adapter,
-        "task": data.task.name,
-        "version": package_versions(["gelora"]).get("gelora", ""),
-        "created": record.attrs["created"],
-        "policy": adapted.plan.policy,
-        "ranks": describe_ranks(adapted.plan),
-        "n_adapter": adapted.n_adapter,
-        "n_head": adapted.n_head,
-        "n_validation": len(data.validation),
-        "metrics": ", ".join(data.task.score),
-        "score": float(record["score"]),
-        "num_labels": data.num_labels,
-        "pad_token_id": classifier.tokenizer.pad_token_id,
-        "labels": ", ".join(data.task.label_names) or "a number",
-    }
 
 
 def _save_predictions(trainer: "RecordingTrainer", data: TaskData, path: Path) -> None:
@@ -372,16 +288,3 @@ def _save_predictions(trainer: "RecordingTrainer", data: TaskData, path: Path) -
     columns |= {f"logit_{index}": table[:, index] for index in range(table.shape[1])}
     with atomic_path(path) as temporary:
         pd.DataFrame(columns).to_parquet(temporary, index=False)
-
-
-def _reset_peak_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory(device: str) -> float:
-    import torch
-
-    return float(torch.cuda.max_memory_allocated()) if device.startswith("cuda") else math.nan

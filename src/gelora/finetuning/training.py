@@ -1,16 +1,22 @@
 """The Hugging Face Trainer, recording every step's loss and time without extra forward passes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers.trainer_utils import rotate_checkpoints
 
+from gelora.finetuning.adaptation import Adapted
 from gelora.finetuning.callbacks import History, ProgressBar
-from gelora.finetuning.checkpoints import STATE_FILE, read_state
+from gelora.finetuning.checkpoints import STATE_FILE, read_state, seal_checkpoint
+from gelora.finetuning.encoded import Inputs
+
+TENSORS_FILE = "trained.safetensors"
 
 
 class RecordingTrainer(Trainer):
@@ -18,12 +24,12 @@ class RecordingTrainer(Trainer):
 
     Parameters
     ----------
+    adapted : Adapted
+        What is trained.
     history : History
         Filled during training.
     evaluate_outputs : callable
         ``(logits, labels) -> dict`` of metrics.
-    callbacks : sequence of TrainerCallback
-        The adapter's own.
     progress : bool
         Show a bar.
     **options
@@ -33,12 +39,13 @@ class RecordingTrainer(Trainer):
     def __init__(
         self,
         *,
+        adapted: Adapted,
         history: History,
         evaluate_outputs: Callable[[Any, Any], dict[str, float]],
-        callbacks: Sequence[TrainerCallback],
         progress: bool,
         **options: Any,
     ) -> None:
+        self.adapted = adapted
         self.history = history
         self.logits: np.ndarray[Any, Any] = np.empty((0, 0), dtype=np.float32)
         self.labels: np.ndarray[Any, Any] = np.empty(0)
@@ -46,9 +53,10 @@ class RecordingTrainer(Trainer):
         self.bar = ProgressBar() if progress else None
         shown = [self.bar] if self.bar is not None else []
         super().__init__(
+            model=adapted.model,
             compute_metrics=self._metrics,
             preprocess_logits_for_metrics=first_output,
-            callbacks=[history, *callbacks, *shown],
+            callbacks=[*adapted.callbacks, history, *shown],  # ranks are noted after the adapter moved them
             **options,
         )
         self.remove_callback(PrinterCallback)
@@ -62,10 +70,40 @@ class RecordingTrainer(Trainer):
         self.history.add(loss)
         return loss
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the adapter's own optimizer where it has one, else as Trainer does."""
+        if self.optimizer is None and self.adapted.make_optimizer is not None:
+            self.optimizer = self.adapted.make_optimizer(self.args)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        # What is trained, no more: as it is, peft asks the hub for the base model's configuration each time.
-        model: Any = self.model
-        model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+        # What is trained, no more, in one form for every adapter.
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained_tensors(self.adapted), folder / TENSORS_FILE)
+        if self.adapted.extra is not None:
+            self.adapted.extra.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
+        load_trained(self.adapted, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_trained(self.adapted, Path(str(self.state.best_model_checkpoint)))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # An older checkpoint goes only when this one is whole.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if not self.args.should_save:
+            return
+        folder = Path(str(self.args.output_dir))
+        seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
+        best = self.state.best_model_checkpoint
+        rotate_checkpoints(str(folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler[int]:
         # Whatever order the train rows take, predictions stay in that of the validation rows.
@@ -83,24 +121,43 @@ def first_output(logits: Any, labels: Any) -> torch.Tensor:  # noqa: ARG001
     return found
 
 
-def make_trainer(
-    model: torch.nn.Module,
-    arguments: TrainingArguments,
-    tokenizer: Any,
-    train: Sequence[Any],
-    validation: Sequence[Any],
-    **options: Any,
-) -> RecordingTrainer:
-    """Return a trainer that pads each batch to its longest text."""
+def make_trainer(adapted: Adapted, arguments: TrainingArguments, inputs: Inputs, **options: Any) -> RecordingTrainer:
+    """Return a trainer of ``adapted`` on ``inputs``."""
     return RecordingTrainer(
-        model=model,
+        adapted=adapted,
         args=arguments,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=train,
-        eval_dataset=validation,
-        processing_class=tokenizer,
+        data_collator=inputs.collate,
+        train_dataset=inputs.train,
+        eval_dataset=inputs.validation,
+        processing_class=inputs.processor,
         **options,
     )
+
+
+def trained_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:
+    """Return every tensor of the model that training changes, by name."""
+    trained = {name for name, parameter in adapted.model.named_parameters() if parameter.requires_grad}
+    state = adapted.model.state_dict()
+    return {name: state[name].detach().contiguous() for name in sorted({*trained, *adapted.kept})}
+
+
+def load_trained(adapted: Adapted, checkpoint: Path) -> None:
+    """Give the model the tensors that a checkpoint holds.
+
+    Raises
+    ------
+    ValueError
+        If they are not those that training changes.
+    """
+    stored, known = load_file(checkpoint / TENSORS_FILE), trained_tensors(adapted)
+    if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in known.items()}:
+        raise ValueError(
+            f"the checkpoint {str(checkpoint)!r} holds other tensors than this adapter trains: it was written by "
+            "another gelora; give a fresh `output_dir`"
+        )
+    adapted.model.load_state_dict(stored, strict=False)
+    if adapted.extra is not None:
+        adapted.extra.load(checkpoint)
 
 
 def run_training(trainer: RecordingTrainer, checkpoint: Path | None, evaluate_again: bool) -> None:

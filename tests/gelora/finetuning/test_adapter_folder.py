@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gelora.finetuning.adapter_folder import describe_ranks, save_adapter
+from gelora.finetuning.adaptation import Adapted
+from gelora.finetuning.adapter_folder import describe_ranks, read_facts, save_adapter
 from gelora.plan import RankPlan
 from gelora.plan_uncertainty import PlanUncertainty
 from gelora.ranks import plan_ranks
@@ -119,8 +120,12 @@ def test_the_card_holds_the_ranks_and_replaces_an_older_one_whole(plan: Any, tmp
     facts |= {"num_labels": 2, "pad_token_id": 0, "ranks": describe_ranks(uncertain(plan))}  # type: ignore[dict-item]
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "old").touch()
-    saves = SimpleNamespace(save_pretrained=save)
-    folder = save_adapter(saves, saves, tmp_path / "adapter", facts, {"policy": "geometric"})
-    assert [path.name for path in folder.iterdir()] == ["README.md"]
+    facts |= {"auto_class": "AutoModel", "processor_class": "AutoTokenizer", "processor_name": "tokenizer"}
+    processor: Any = SimpleNamespace(save_pretrained=save)
+    model: Any = SimpleNamespace()
+    adapted = Adapted(model=model, save=lambda folder: None, kind="peft", count=lambda: 1, ranks=dict)
+    folder = save_adapter(adapted, processor, tmp_path / "adapter", facts, {"policy": "geometric"})
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "gelora_adapter.json"]
+    assert read_facts(folder)["n_head"] == 2
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert describe_ranks(uncertain(plan)) in card.split("## Ranks")[1].split("## Origin")[0]

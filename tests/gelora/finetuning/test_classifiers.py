@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from gelora.finetuning.adapters import adapt_lora, check_ranks
+from gelora.finetuning.adaptation import Adapted, Setting
 from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.encoded import encode_split, length_limit
+from gelora.finetuning.lora import LoRA, check_ranks
+from gelora.finetuning.run import bind_plan
 from gelora.finetuning.tasks import TaskData, load_task
 
 Folder = Callable[[str], Path]
+
+
+def adapt_lora(classifier: Any, plan: Any) -> Adapted:
+    bound = bind_plan(plan, classifier)
+    return LoRA()(Setting(classifier=classifier, plan=bound, dropout=0.0, seed=0, batches=lambda: iter(())))
 
 
 @pytest.fixture
@@ -128,7 +135,7 @@ def test_half_precision_weights_need_mixed_precision(tiny_model: Any, tiny_token
 
 
 def test_an_adapted_model_is_refused(folder_of: Folder, plan_for: Callable[..., Any], data: TaskData) -> None:
-    adapted = adapt_lora(load_classifier(folder_of("bert"), data), plan_for("bert"), 0.0)
+    adapted = adapt_lora(load_classifier(folder_of("bert"), data), plan_for("bert"))
     with pytest.raises(TypeError, match=r"`model` must be a transformers model, .* merge an adapted one first"):
         load_classifier(adapted.model, data)
 
@@ -161,14 +168,16 @@ def test_a_folder_without_weights_of_the_transformer_is_refused(
 def test_ranks_that_peft_read_otherwise_are_noticed(
     folder_of: Folder, plan_for: Callable[..., Any], data: TaskData
 ) -> None:
-    adapted = adapt_lora(load_classifier(folder_of("bert"), data), plan_for("bert"), 0.0)
-    check_ranks(adapted.model, adapted.plan)
-    first = adapted.plan.modules[0]
-    wrong = replace(adapted.plan, modules=(replace(first, rank=first.rank + 1), *adapted.plan.modules[1:]))
+    classifier = load_classifier(folder_of("bert"), data)
+    plan = bind_plan(plan_for("bert"), classifier)
+    adapted = adapt_lora(classifier, plan)
+    check_ranks(adapted.model, plan, 2.0)
+    first = plan.modules[0]
+    wrong = replace(plan, modules=(replace(first, rank=first.rank + 1), *plan.modules[1:]))
     with pytest.raises(
-        RuntimeError, match=rf"the module '{first.name}' should have \(rank, α/r\) \(3, .*has \(2, 2.0\)"
+        RuntimeError, match=rf"the module '{first.name}' should have \(rank, scale\) \(3, .*has \(2, 2.0\)"
     ):
-        check_ranks(adapted.model, wrong)
+        check_ranks(adapted.model, wrong, 2.0)
 
 
 def test_trained_parameters_are_float32_beside_half_precision_weights(
@@ -177,7 +186,7 @@ def test_trained_parameters_are_float32_beside_half_precision_weights(
     model = tiny_model("llama").to(torch.bfloat16)
     classifier = load_classifier(model, data, tokenizer=tiny_tokenizer(), precision="bfloat16")
     plan = replace(plan_for("llama"), weights_fingerprint="")
-    trained = [p for p in adapt_lora(classifier, plan, 0.0).model.parameters() if p.requires_grad]
+    trained = [p for p in adapt_lora(classifier, plan).model.parameters() if p.requires_grad]
     assert trained
     assert all(parameter.dtype == torch.float32 for parameter in trained)
 

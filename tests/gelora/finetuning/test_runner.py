@@ -82,7 +82,7 @@ def test_the_record_holds_steps_evaluations_ranks_and_costs(architecture: str, t
     assert record["evaluation_step"].values.tolist() == [20, 40]
     assert record["validation"].sel(metric="score")[-1] == record["score"]
     assert record["score"] == record["validation"].sel(metric=["accuracy", "f1"])[-1].mean()
-    ranks = json.loads(record.attrs["ranks"])
+    ranks = json.loads(record.attrs["planned_ranks"])
     assert {2, 3} == set(ranks.values())
     assert [ranks[name] for name in record["module"].values] == record["rank"].values.tolist()
     assert (record["alpha"] == 2.0 * record["rank"]).all()
@@ -462,7 +462,11 @@ def test_a_plan_of_other_weights_warns_and_of_another_model_is_refused(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"adapter": "lorra"}, ValueError, r"`adapter` must be one of \['lora'\], got 'lorra'; did you mean 'lora'\?"),
+        (
+            {"adapter": "lorra"},
+            ValueError,
+            r"`adapter` must be one of \['lora', .*\], got 'lorra'; did you mean 'lora'\?",
+        ),
         ({"task": "colla"}, ValueError, r"`task`: there is no 'colla'.*did you mean 'cola'"),
         ({"model": Path("nowhere")}, FileNotFoundError, r"`model`: there is no folder 'nowhere'"),
         ({"model": torch.nn.Linear(2, 2)}, TypeError, r"`model` must be a transformers model, .* got Linear"),
