@@ -170,7 +170,9 @@ def test_batches_that_can_be_read_once_only_serve_at_every_step() -> None:
 def test_it_goes_with_the_callbacks_of_gelora_s_own_trainer(
     tmp_path: Path,
 ) -> None:
+    from gelora.finetuning.adaptation import Adapted
     from gelora.finetuning.callbacks import History
+    from gelora.finetuning.encoded import Inputs
     from gelora.finetuning.training import make_trainer, run_training
 
     found = callback(steps=[2])
@@ -186,15 +188,20 @@ def test_it_goes_with_the_callbacks_of_gelora_s_own_trainer(
     examples = [
         {key: value.tolist() if torch.is_tensor(value) else value for key, value in row.items()} for row in rows()
     ]
+    tokenizer = tiny_tokenizer()
     trainer = make_trainer(
-        adapted_model(),
+        Adapted(
+            model=adapted_model(),
+            save=lambda folder: None,
+            kind="peft",
+            count=lambda: 0,
+            ranks=dict,
+            callbacks=(found,),
+        ),
         arguments,
-        tiny_tokenizer(),
-        examples,
-        examples[:8],
+        Inputs(examples, examples[:8], hf.DataCollatorWithPadding(tokenizer), tokenizer, {}),
         history=History(),
         evaluate_outputs=lambda logits, labels: {"score": 0.0},
-        callbacks=[found],
         progress=False,
     )
     run_training(trainer, None, evaluate_again=False)
