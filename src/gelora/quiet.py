@@ -1,5 +1,6 @@
 """Keep other libraries' noise and global state away from the caller, for as long as a block lasts."""
 
+import logging as standard
 import random
 import warnings
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ _THIRD_PARTY = r"(torch|transformers|accelerate|peft|datasets|huggingface_hub|to
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the notes, progress bars and warnings of transformers, peft and torch; gelora's own pass."""
+    """Silence notes, progress bars and warnings of transformers, peft, torch and bitsandbytes; gelora's own pass."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    chatty = standard.getLogger("bitsandbytes")  # notes every product of every 8-bit matrix
+    level = chatty.level
+    chatty.setLevel(standard.ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -27,6 +31,7 @@ def quiet_libraries() -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
+        chatty.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -1,6 +1,6 @@
 """What an adapter is given, and what it gives the trainer: the two types between the runner and every adapter."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -86,7 +86,8 @@ class Adapted:
     extra : ExtraState, optional
         Whatever else a checkpoint must keep.
     make_optimizer : callable, optional
-        From the TrainingArguments; where absent, the Trainer makes its own.
+        From the TrainingArguments and the names of the parameters that Trainer would decay; where absent, it makes its
+        own optimizer.
     callbacks : tuple of transformers.TrainerCallback
         For adapters that act between the steps of the optimiser.
     """
@@ -100,7 +101,7 @@ class Adapted:
     moving_ranks: bool = False
     kept: tuple[str, ...] = ()
     extra: ExtraState | None = None
-    make_optimizer: "Callable[[TrainingArguments], torch.optim.Optimizer] | None" = None
+    make_optimizer: "Callable[[TrainingArguments, Collection[str]], torch.optim.Optimizer] | None" = None
     callbacks: tuple["TrainerCallback", ...] = ()
 
 

@@ -4,11 +4,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from gelora.finetuning.adalora import AdaLoRA
 from gelora.finetuning.adaptation import Adapter
+from gelora.finetuning.eva_adapter import EVA
+from gelora.finetuning.geolora_adapter import GeoLoRA
 from gelora.finetuning.lora import DoRA, LoRA, RsLoRA
+from gelora.finetuning.sora import SoRA
 from gelora.messages import check_option_names, nearest, parse_choice
 
-ADAPTERS: Mapping[str, type[Adapter]] = {kind.name: kind for kind in (LoRA, RsLoRA, DoRA)}
+ADAPTERS: Mapping[str, type[Adapter]] = {kind.name: kind for kind in (LoRA, RsLoRA, DoRA, AdaLoRA, EVA, SoRA, GeoLoRA)}
+
+
+_TWO_NAMES = (
+    "; GeLoRA, ranks from intrinsic dimensions, is policy='geometric' of plan_ranks on adapter='lora'; "
+    "GeoLoRA, ranks that move while it trains, is adapter='geolora'"
+)
 
 
 def make_adapter(adapter: str | Adapter) -> Adapter:
@@ -38,7 +48,8 @@ def make_adapter(adapter: str | Adapter) -> Adapter:
         return adapter
     name, options = parse_choice("adapter", adapter, "rslora(alpha=16)")
     if name not in ADAPTERS:
-        raise ValueError(f"`adapter` must be one of {list(ADAPTERS)}, got {name!r}{nearest(name, ADAPTERS)}")
+        hint = _TWO_NAMES if "ge" in name.lower() and "lora" in name.lower() else nearest(name, ADAPTERS)
+        raise ValueError(f"`adapter` must be one of {list(ADAPTERS)}, got {name!r}{hint}")
     check_option_names(f"the adapter {name!r}", ADAPTERS[name], options)
     return ADAPTERS[name](**options)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gelora.blocks import check_finite_parameters, find_blocks, weights_fingerprint
+from gelora.finetuning.quantized import loading_options, prepare_quantized
 from gelora.finetuning.tasks import TaskData
 from gelora.models import load_pretrained, load_tokenizer
 
@@ -35,6 +36,8 @@ class Classifier:
         Fingerprint of the blocks.
     auto_class, processor_class : str
         Names of the classes of transformers that load the model and its tokenizer.
+    quantization : str
+        One of `gelora.finetuning.quantized.QUANTIZATIONS`; empty where the weights are as stored.
     """
 
     model: "PreTrainedModel"
@@ -43,6 +46,7 @@ class Classifier:
     weights: str
     auto_class: str = AUTO_CLASS
     processor_class: str = "AutoTokenizer"
+    quantization: str = ""
 
     def describe_processor(self) -> str:
         """Return what of the tokenizer tells two runs apart."""
@@ -57,6 +61,8 @@ def load_classifier(
     precision: str = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
+    device: str = "auto",
 ) -> Classifier:
     """Return ``model`` with a head for the task of ``data``.
 
@@ -73,6 +79,10 @@ def load_classifier(
         ``"float32"`` refuses a loaded model with half-precision weights.
     revision, trust_remote_code
         For a model given by name.
+    quantization : {"nf4", "fp4", "int8"}, optional
+        Of the weights that are not trained, for a model given by name.
+    device : str
+        Where a quantised model goes.
 
     Raises
     ------
@@ -88,7 +98,10 @@ def load_classifier(
     must be trained and saved with the adapter, or the saved adapter would predict otherwise when loaded again.
     """
     if isinstance(model, str | Path):
-        loaded, new = _from_name(model, data, revision, trust_remote_code)
+        if quantization is None:
+            loaded, new = _from_name(model, data, revision, trust_remote_code)
+        else:
+            loaded, new = _quantized(model, data, revision, trust_remote_code, quantization, precision, device)
         if tokenizer is None:  # asked for with the model: the hub may be asked for it too
             tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
     else:
@@ -96,7 +109,8 @@ def load_classifier(
     found = _padding_tokenizer(loaded, load_tokenizer(loaded, tokenizer))
     check_finite_parameters(loaded)
     head = _head_modules(loaded, new)
-    return Classifier(loaded, found, head, weights_fingerprint(loaded, find_blocks(loaded)) or "")
+    weights = weights_fingerprint(loaded, find_blocks(loaded)) or ""
+    return Classifier(loaded, found, head, weights, quantization=quantization or "")
 
 
 def labels_of(data: TaskData) -> dict[str, Any]:
@@ -112,8 +126,24 @@ def labels_of(data: TaskData) -> dict[str, Any]:
     }
 
 
+def _quantized(
+    model: str | Path,
+    data: TaskData,
+    revision: str | None,
+    trust_remote_code: bool,
+    quantization: str,
+    precision: str,
+    device: str,
+) -> tuple["PreTrainedModel", set[str]]:
+    """Load a model with all but its head quantised: which modules the head is, a load without any weights tells."""
+    sketch, new = _from_name(model, data, revision, trust_remote_code, device_map={"": "meta"})
+    options = loading_options(quantization, precision, device, _head_modules(sketch, new))
+    loaded, new = _from_name(model, data, revision, trust_remote_code, **options)
+    return prepare_quantized(loaded), new
+
+
 def _from_name(
-    model: str | Path, data: TaskData, revision: str | None, trust_remote_code: bool
+    model: str | Path, data: TaskData, revision: str | None, trust_remote_code: bool, **options: Any
 ) -> tuple["PreTrainedModel", set[str]]:
     import torch
 
@@ -126,6 +156,7 @@ def _from_name(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # to say which sizes differ, below
         **labels_of(data),
+        **options,
     )
     mismatched = sorted(entry[0] for entry in info["mismatched_keys"])
     if mismatched:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from gelora.finetuning.adaptation import PEFT, WHOLE
 from gelora.finetuning.adapter_folder import read_facts
 from gelora.finetuning.adapters import ADAPTERS
+from gelora.finetuning.quantized import loading_options, use_one_path
 from gelora.models import load_pretrained
 from gelora.quiet import quiet_libraries
 
@@ -62,4 +63,9 @@ def _base(name: str | Path, facts: dict[str, Any]) -> Any:
     options = {"num_labels": facts["num_labels"], "dtype": facts["dtype"], "revision": facts["revision"] or None}
     if facts["pad_token_id"] is not None:
         options["pad_token_id"] = facts["pad_token_id"]
-    return load_pretrained(name, facts["auto_class"], **options)
+    if facts.get("quantization"):
+        options |= loading_options(facts["quantization"], facts["precision"], "auto", facts["head"])
+    base: Any = load_pretrained(name, facts["auto_class"], **options)
+    if facts.get("quantization"):
+        use_one_path(base)
+    return base

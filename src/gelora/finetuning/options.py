@@ -147,7 +147,8 @@ def to_training_arguments(options: Options, folder: Path) -> "TrainingArguments"
     import torch
     from transformers import TrainingArguments
 
-    use_cpu = options.device == "cpu"
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    use_cpu = options.device == "cpu" or not accelerated  # said outright, or half precision is refused on a CPU
     try:
         arguments = TrainingArguments(
             **{"save_total_limit": 2} | dict(options.training_arguments),

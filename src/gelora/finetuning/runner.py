@@ -27,6 +27,7 @@ from gelora.finetuning.encoded import Inputs, make_inputs
 from gelora.finetuning.memory import PeakMemory
 from gelora.finetuning.metrics import evaluate_predictions, predict
 from gelora.finetuning.options import Options, check_device, check_training_arguments, to_training_arguments
+from gelora.finetuning.quantized import check_quantization, forget_weights
 from gelora.finetuning.record import make_record, open_record, save_record
 from gelora.finetuning.run import Run, bind_plan, read_plan
 from gelora.finetuning.tasks import Task, TaskData, load_task
@@ -70,6 +71,7 @@ def finetune(
     progress: bool = True,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
     **training_arguments: Any,
 ) -> xr.Dataset:
     """Tune ``model`` on ``task`` with the ranks of ``plan``, on Hugging Face's Trainer.
@@ -134,6 +136,10 @@ def finetune(
         Show a progress bar.
     revision, trust_remote_code
         For a model given by name.
+    quantization : {"nf4", "fp4", "int8"}, optional
+        Hold the frozen weights of a model given by name in 4 or 8 bits, by bitsandbytes, as QLoRA does (Dettmers et
+        al. 2023, arXiv 2305.14314); for the adapters LoRA, rsLoRA, DoRA and EVA. The head stays as it is. Whether
+        the plan was made with the same weights cannot be checked then.
     **training_arguments
         Further options of ``transformers.TrainingArguments``, e.g. ``gradient_accumulation_steps=2``.
 
@@ -164,6 +170,7 @@ def finetune(
     """
     chosen = make_adapter(adapter)
     check_plan_use(chosen, plan is not None)
+    check_quantization(quantization, model, chosen.name)
     options = Options(
         epochs=epochs,
         max_steps=max_steps,
@@ -195,7 +202,11 @@ def finetune(
             precision=precision,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            quantization=quantization,
+            device=device,
         )
+        if ranks is not None and quantization is not None:
+            ranks = forget_weights(ranks)
         bound = None if ranks is None else bind_plan(ranks, classifier)
         return _open_or_train(folder, Run(classifier, bound, data, chosen, options), callbacks, progress)
 

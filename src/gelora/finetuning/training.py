@@ -73,7 +73,7 @@ class RecordingTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the adapter's own optimizer where it has one, else as Trainer does."""
         if self.optimizer is None and self.adapted.make_optimizer is not None:
-            self.optimizer = self.adapted.make_optimizer(self.args)
+            self.optimizer = self.adapted.make_optimizer(self.args, self.get_decay_parameter_names(self.adapted.model))
         made: torch.optim.Optimizer = super().create_optimizer(model)
         return made
 
