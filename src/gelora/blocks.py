@@ -308,7 +308,7 @@ def weights_fingerprint(model: "nn.Module", blocks: Sequence[Block]) -> str | No
 
     Equal for a bare model and the same model under a head, whatever its device or a float precision that
     holds bfloat16. A sample of each matrix is read: tuning moves practically every entry. A LoRA adapter of peft
-    counts once it is trained: at its start B = 0 and it changes nothing.
+    counts once it is trained: at its start B = 0 and it changes nothing. So does one of GeoLoRA, by its S.
     """
     import torch
 
@@ -319,7 +319,8 @@ def weights_fingerprint(model: "nn.Module", blocks: Sequence[Block]) -> str | No
         named = {
             name.replace("base_layer.", ""): parameter
             for name, parameter in modules[block.name].named_parameters()
-            if "lora_" not in name or ("lora_B" in name and not parameter.is_meta and bool(parameter.any()))
+            if "lora_" not in name
+            or (("lora_B" in name or "geolora_S" in name) and not parameter.is_meta and bool(parameter.any()))
         }
         for name, parameter in sorted(named.items()):
             if parameter.is_meta:

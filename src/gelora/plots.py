@@ -117,6 +117,58 @@ def plot_ranks(plan: RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan], ax:
     return axes
 
 
+def plot_rank_history(
+    record: xr.Dataset | Sequence[xr.Dataset] | Mapping[str, xr.Dataset], ax: "Axes | None" = None
+) -> "Axes":
+    """Draw how the ranks of an adapter moved while it was trained, one line a run.
+
+    The line is the mean over the adapted matrices, the band holds the middle half of them.
+
+    Parameters
+    ----------
+    record : xarray.Dataset, or sequence or mapping of these
+        Training records as `gelora.finetune` returns; several are told apart by their keys, or the adapter's name.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure where left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If a record has no ranks, or there is none.
+    """
+    if isinstance(record, Mapping) and not isinstance(record, xr.Dataset):
+        named = dict(record)
+    else:
+        records = [record] if isinstance(record, xr.Dataset) else list(record)
+        named = {f"{one.attrs.get('adapter', 'run')} {place}": one for place, one in enumerate(records, start=1)}
+        named = {"": records[0]} if len(records) == 1 else named
+    for label, one in named.items():
+        if "rank_history" not in one or not one.sizes.get("module"):
+            raise ValueError(f"`record` {label!r} has no ranks: give records of an adapter with ranks")
+    if not named:
+        raise ValueError("`record` must hold at least one training record, got none")
+    axes = _axes(ax, (6.4, 3.6))
+    for index, (label, one) in enumerate(named.items()):
+        steps = np.append(one["change_step"].values, one.sizes["step"])
+        ranks = one["rank_history"].values.astype(np.float64)
+        ranks = np.vstack([ranks, ranks[-1:]])
+        color = COLORS[index % len(COLORS)]
+        low, high = np.quantile(ranks, [0.25, 0.75], axis=1)
+        axes.fill_between(steps, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+        style = ("-", "--", ":", "-.")[index % 4]
+        axes.plot(steps, ranks.mean(axis=1), drawstyle="steps-post", color=color, linestyle=style, label=label or None)
+    axes.set_xlabel("step of the optimiser")
+    axes.set_ylabel("rank, mean over the matrices")
+    axes.set_ylim(bottom=0)
+    if any(named):
+        axes.legend(frameon=False)
+    return axes
+
+
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
     if ax is not None:
         return ax

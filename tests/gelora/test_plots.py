@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from examples import example_plan, example_profile
 from gelora.blocks import Architecture
 from gelora.plan import RankPlan
-from gelora.plots import COLORS, MARKERS, plot_profile, plot_ranks
+from gelora.plots import COLORS, MARKERS, plot_profile, plot_rank_history, plot_ranks
 
 NAN = float("nan")
 
@@ -249,3 +249,36 @@ def test_drawing_does_not_change_the_profile() -> None:
     before = profile.copy(deep=True)
     plot_profile(profile, new_axes())
     xr.testing.assert_identical(profile, before)
+
+
+def rank_record(history: list[list[int]], steps: list[int], total: int, adapter: str = "geolora") -> xr.Dataset:
+    return xr.Dataset(
+        {"rank_history": (("change", "module"), np.array(history)), "loss": ("step", np.zeros(total))},
+        coords={"change_step": ("change", steps), "step": np.arange(1, total + 1)},
+        attrs={"adapter": adapter},
+    )
+
+
+def test_a_rank_history_is_drawn_as_steps_to_the_end_of_the_run() -> None:
+    record = rank_record([[2, 4], [4, 8], [3, 3]], [0, 2, 10], 20)
+    axes = plot_rank_history(record)
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[0, 3], [2, 6], [10, 3], [20, 3]]
+    assert line.get_drawstyle() == "steps-post"
+    assert axes.get_legend() is None
+
+
+def test_several_rank_histories_are_told_apart_by_their_keys_or_adapters() -> None:
+    records = [rank_record([[2, 4]], [0], 5), rank_record([[8, 8]], [0], 5, "sora")]
+    by_key = plot_rank_history({"from 2": records[0], "from 8": records[1]}, Figure().subplots())
+    by_adapter = plot_rank_history(records, Figure().subplots())
+    assert [text.get_text() for text in by_key.get_legend().get_texts()] == ["from 2", "from 8"]
+    assert [text.get_text() for text in by_adapter.get_legend().get_texts()] == ["geolora 1", "sora 2"]
+    assert len({line.get_linestyle() for line in by_key.get_lines()}) == 2
+
+
+def test_a_record_without_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`record` 'full' has no ranks: give records of an adapter with ranks"):
+        plot_rank_history({"full": xr.Dataset({"loss": ("step", [1.0])})})
+    with pytest.raises(ValueError, match=r"`record` must hold at least one training record, got none"):
+        plot_rank_history([])

@@ -331,3 +331,15 @@ def test_quantised_weights_are_not_merged_and_nothing_is_changed(
 
 def test_the_name_with_options_makes_the_adapter() -> None:
     assert make_adapter("geolora(tolerance=0.2, max_rank=16)") == GeoLoRA(tolerance=0.2, max_rank=16)
+
+
+def test_an_adapter_counts_in_the_fingerprint_of_the_weights_once_it_is_trained(
+    folder_of: Folder, plan_for: Callable[..., Any]
+) -> None:
+    from gelora.blocks import find_blocks, weights_fingerprint
+
+    plain = classifier(folder_of("bert"))
+    adapted = with_adapters(folder_of("bert"), plan_for("bert"))
+    before = weights_fingerprint(plain, find_blocks(plain))
+    assert weights_fingerprint(adapted, find_blocks(adapted)) == before
+    assert weights_fingerprint(filled(adapted), find_blocks(adapted)) != before
