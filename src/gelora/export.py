@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gelora.files import atomic_path, make_folder
 from gelora.messages import nearest
 from gelora.plan_check import Planned
+from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -62,7 +63,8 @@ def make_lora_config(
     ValueError
         If an option contradicts the plan.
     """
-    from peft import LoraConfig
+    with quiet_libraries():  # peft imports quantisers, which may have something to say
+        from peft import LoraConfig
 
     contrary = set(_RESERVED) & set(options) or {name for name in _CONTRARY if options.get(name)}
     if contrary:

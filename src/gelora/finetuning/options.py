@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gelora.messages import check_integer, nearest
+from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -120,7 +121,8 @@ def check_device(device: str) -> None:
 
 def check_training_arguments(passed: Mapping[str, Any]) -> None:
     """Raise ValueError for names that TrainingArguments does not know or that an option of ours sets."""
-    from transformers import TrainingArguments
+    with quiet_libraries():  # it imports whatever trains with it
+        from transformers import TrainingArguments
 
     for name in passed:
         if name in RENAMED:
