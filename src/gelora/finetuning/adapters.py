@@ -6,13 +6,17 @@ from typing import Any
 
 from gelora.finetuning.adalora import AdaLoRA
 from gelora.finetuning.adaptation import Adapter
+from gelora.finetuning.bottleneck import Houlsby, Pfeiffer
 from gelora.finetuning.eva_adapter import EVA
 from gelora.finetuning.geolora_adapter import GeoLoRA
 from gelora.finetuning.lora import DoRA, LoRA, RsLoRA
 from gelora.finetuning.sora import SoRA
+from gelora.finetuning.whole import BitFit, Full
 from gelora.messages import check_option_names, nearest, parse_choice
 
-ADAPTERS: Mapping[str, type[Adapter]] = {kind.name: kind for kind in (LoRA, RsLoRA, DoRA, AdaLoRA, EVA, SoRA, GeoLoRA)}
+ADAPTERS: Mapping[str, type[Adapter]] = {
+    kind.name: kind for kind in (Full, BitFit, Houlsby, Pfeiffer, LoRA, RsLoRA, DoRA, AdaLoRA, EVA, SoRA, GeoLoRA)
+}
 
 
 _TWO_NAMES = (

@@ -75,7 +75,10 @@ def make_record(
             "trainable_parameters": ("part", np.array([adapted.count(), n_head], dtype=np.int64)),
             "rank": ("module", last),
             "alpha": ("module", np.array(alphas, dtype=np.float64)),
-            "rank_history": (("change", "module"), np.array(moved, dtype=np.int64).reshape(-1, len(modules))),
+            "rank_history": (
+                ("change", "module"),
+                np.array(moved, dtype=np.int64).reshape(len(history.rank_values), len(modules)),
+            ),
             "seconds": ((), float(seconds.sum()), {"units": "s", "long_name": "training, without evaluations"}),
             "seconds_per_step": ((), float(np.median(seconds)) if len(seconds) else np.nan, {"units": "s"}),
             "peak_memory": ((), peak_memory, {"units": "B", "long_name": "peak memory"}),
