@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,6 +75,10 @@ bench-ranks: $(INSTALLED)  ## noise, stability and cost of ranks on GLUE files f
 
 bench-theory: $(INSTALLED)  ## the theorems against MiniLM on GLUE files from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/theory_report.py --data $(DATA)
+
+bench-adapters: $(INSTALLED)  ## step time, scores and ranks of every adapter on GLUE files from DATA=FOLDER, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/adapters.py --data $(DATA)
+	$(BIN)/python tests/benchmarks/adapters_page.py
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

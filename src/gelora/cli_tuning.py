@@ -45,12 +45,21 @@ def demo(
 def finetune(
     model: Model,
     task: Annotated[str, typer.Option(help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli.")],
-    plan: Annotated[Path, typer.Option(help="The rank plan (JSON), as `gelora ranks` writes.")],
     output: Annotated[Path, typer.Option(help="Folder for the record, the adapter and the checkpoints.")],
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="The rank plan (JSON), as `gelora ranks` writes; adapters without ranks go without."),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with train and validation files; without it the hub is asked.")
     ] = None,
-    adapter: Annotated[str, typer.Option(help="What carries the ranks.")] = "lora",
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="What is trained: full, bitfit, houlsby, pfeiffer, lora, rslora, dora, adalora, eva, sora or "
+            "geolora; with options as in 'geolora(tolerance=0.2)'."
+        ),
+    ] = "lora",
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the train rows.")] = 3.0,
     max_steps: Annotated[int, typer.Option(help="Optimiser steps in place of epochs; -1 for none.")] = -1,
@@ -70,6 +79,9 @@ def finetune(
     save_steps: Annotated[int | None, typer.Option(help="Checkpoint every so many. [default: each epoch]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    quantization: Annotated[
+        str | None, typer.Option(help="nf4, fp4 or int8: load the frozen weights quantised (needs bitsandbytes).")
+    ] = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
     progress: Progress = True,

@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[str, str, float]] = {
     "geolora": ("geolora", "uniform", 2e-3),
     "geolora from the geometric plan": ("geolora", "geometric", 2e-3),
 }
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-3, 1e-2, 3e-2, 1e-1)
 STARTS = (2, 8, 24)
 RUN: dict[str, Any] = {"batch_size": 32, "max_length": 64, "weight_decay": 0.0, "progress": False, "device": "cpu"}
 

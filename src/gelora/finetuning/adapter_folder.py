@@ -5,6 +5,7 @@ import math
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,15 @@ Labels: {labels}.
 """
 
 
-def describe_ranks(plan: RankPlan) -> str:
+def describe_ranks(plan: RankPlan, final: Mapping[str, int] | None = None) -> str:
     """Return what a model card says of the ranks: what chose them, from what, how certain they are, and a table.
 
     Parameters
     ----------
     plan : RankPlan
         With or without a profile, replicates and recorded options.
+    final : mapping of str to int, optional
+        Ranks at the end of a training that moved them, by module name.
 
     Returns
     -------
@@ -79,7 +82,11 @@ def describe_ranks(plan: RankPlan) -> str:
         Markdown.
     """
     parts = [_origin(plan), _certainty(plan), _table(plan), _probability_table(plan)]
-    return "\n\n".join(part for part in parts if part)
+    told = "\n\n".join(part for part in parts if part)
+    if final is None or all(final.get(module.name) == module.rank for module in plan.modules):
+        return told
+    ended = tuple(replace(module, rank=final.get(module.name, 0)) for module in plan.modules)
+    return f"As saved, after training moved them:\n\n{_table(replace(plan, modules=ended))}\n\nAs planned:\n\n{told}"
 
 
 def _origin(plan: RankPlan) -> str:

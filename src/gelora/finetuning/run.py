@@ -94,6 +94,7 @@ class Run:
         """Return what the model card and the loader of the adapter need to know."""
         model, plan = self.classifier.model, self.plan
         n_adapter, n_head = record["trainable_parameters"].values.tolist()
+        final = dict(zip(record["module"].values.tolist(), record["rank"].values.tolist(), strict=True))
         return {
             "base": str(model.name_or_path or "<the model that was tuned>"),
             "revision": str(getattr(model.config, "_commit_hash", None) or ""),
@@ -109,7 +110,7 @@ class Run:
             "version": package_versions(["gelora"]).get("gelora", ""),
             "created": record.attrs["created"],
             "policy": "none" if plan is None else plan.policy,
-            "ranks": "This adapter has no ranks." if plan is None else describe_ranks(plan),
+            "ranks": "This adapter has no ranks." if plan is None else describe_ranks(plan, final),
             "n_adapter": n_adapter,
             "n_head": n_head,
             "n_validation": len(self.data.validation),

@@ -85,6 +85,16 @@ def test_the_profile_the_options_and_the_certainty_are_told(plan: Any) -> None:
     assert len(rows_of(text)) == 3 + 1 + len(plan.modules)
 
 
+def test_ranks_that_training_moved_are_told_beside_the_planned_ones(plan: Any) -> None:
+    final = {module.name: 1 if module.role == "query" else 0 for module in plan.modules}
+    text = describe_ranks(plan, final)
+    saved, planned = text.split("As planned:")
+    assert saved.startswith("As saved, after training moved them:")
+    assert rows_of(saved)[1][1:] == ["1", "0", "0", "0"]
+    assert planned.strip() == describe_ranks(plan)
+    assert describe_ranks(plan, {module.name: module.rank for module in plan.modules}) == describe_ranks(plan)
+
+
 def test_several_profiles_are_told_one_by_one(plan: Any) -> None:
     record = {"profile": PROFILE, "more_profiles": [PROFILE | {"data": "sst2"}]}
     text = describe_ranks(replace(plan, provenance=record))
