@@ -68,8 +68,8 @@ def load_own(model: "nn.Module", folder: Path) -> "nn.Module":
         if own != tuple(value.shape):
             has = "lacks" if own is None else f"has {own} for"
             raise ValueError(
-                f"`model` does not fit the adapter: it {has} {name!r} of shape {tuple(value.shape)}; give the pretrained "
-                "model it was trained on, with as many labels"
+                f"`model` does not fit the adapter: it {has} {name!r} of shape {tuple(value.shape)}; give "
+                "the pretrained model it was trained on, with as many labels"
             )
     model.load_state_dict(tensors, strict=False)
     return model
