@@ -567,7 +567,7 @@ def test_a_plan_of_other_weights_warns_and_of_another_model_is_refused(
         (
             {"adapter": "lorra"},
             ValueError,
-            r"`adapter` must be one of \['lora', .*\], got 'lorra'; did you mean 'lora'\?",
+            r"`adapter` must be one of \['full', .*\], got 'lorra'; did you mean 'lora'\?",
         ),
         ({"task": "colla"}, ValueError, r"`task`: there is no 'colla'.*did you mean 'cola'"),
         ({"model": Path("nowhere")}, FileNotFoundError, r"`model`: there is no folder 'nowhere'"),
