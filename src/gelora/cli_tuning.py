@@ -44,7 +44,9 @@ def demo(
 )
 def finetune(
     model: Model,
-    task: Annotated[str, typer.Option(help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli.")],
+    task: Annotated[
+        str, typer.Option(help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli; or images.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the record, the adapter and the checkpoints.")],
     plan: Annotated[
         Path | None,

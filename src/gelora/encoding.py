@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gelora.blocks import position_limit
 from gelora.corpora import Texts, draw_rows, is_texts, read_texts
+from gelora.images import is_images, read_images
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
 from gelora.tokenizing import (
@@ -116,6 +117,8 @@ def open_source(
     decoder_texts: Sequence[str] | None = None,
 ) -> Source:
     """Open ``data`` for `take_examples`; parameters and errors are those of `encode`."""
+    if is_images(data):
+        return _image_source(model, data, tokenizer, text_column)
     if not needs_tokenizer(data, text_column):
         if decoder_texts is not None or text_column is not None:
             raise ValueError("`decoder_texts` and `text_column` go with texts: tensors carry `labels` for the decoder")
@@ -139,6 +142,20 @@ def open_source(
 
     name = str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)
     return Source(available, features_of, _source_record(texts.source, mark, available, limit, name))
+
+
+def _image_source(model: torch.nn.Module, data: Any, processor: Any, column: str | Sequence[str] | None) -> Source:
+    """Open images, which the model's image processor turns into pixel values when they are drawn."""
+    images = read_images(data, column)
+    made: Any = load_tokenizer(model, processor, "AutoImageProcessor")
+    mode = "L" if getattr(getattr(model, "config", None), "num_channels", 3) == 1 else "RGB"
+
+    def features_of(rows: NDArray[np.int64]) -> tuple[list[Features], int]:
+        opened = (images.open(int(row), mode) for row in rows)
+        return [{"pixel_values": made(images=[one], return_tensors="pt")["pixel_values"][0]} for one in opened], 0
+
+    record = _source_record(images.source, images.fingerprint(), len(images), None, type(made).__name__)
+    return Source(len(images), features_of, record)
 
 
 def _source_record(data: str, mark: str, n_available: int, limit: int | None, tokenizer: str) -> dict[str, Any]:
@@ -187,6 +204,8 @@ def take_examples(
 
 def needs_tokenizer(data: Any, text_column: str | Sequence[str] | None = None) -> bool:
     """Say whether ``data`` holds texts; a dataset with ``input_ids`` and no ``text_column`` is tokenized already."""
+    if is_images(data):
+        return False
     tokenized = text_column is None and "input_ids" in getattr(data, "column_names", ())
     return isinstance(data, Texts) or (is_texts(data) and not tokenized)
 

@@ -73,9 +73,13 @@ def _looks_like_path(name: str) -> bool:
 
 
 def load_tokenizer(
-    model: "PreTrainedModel | nn.Module", tokenizer: "PreTrainedTokenizerBase | str | Path | None" = None
+    model: "PreTrainedModel | nn.Module",
+    tokenizer: "PreTrainedTokenizerBase | str | Path | None" = None,
+    auto_class: str = "AutoTokenizer",
 ) -> "PreTrainedTokenizerBase":
     """Return the tokenizer given, or the one that lies beside the weights of a loaded ``model``.
+
+    With ``auto_class="AutoImageProcessor"`` the same for an image processor.
 
     Raises
     ------
@@ -85,14 +89,15 @@ def load_tokenizer(
     if tokenizer is not None and not isinstance(tokenizer, str | Path):
         return tokenizer
     if tokenizer is not None:
-        loaded: PreTrainedTokenizerBase = load_pretrained(tokenizer, "AutoTokenizer")
+        loaded: PreTrainedTokenizerBase = load_pretrained(tokenizer, auto_class)
         return loaded
     origin = str(getattr(model, "name_or_path", "") or "")
-    remedy = f"`tokenizer` must be given to read texts: none was found on this machine for the model {origin!r}"
+    what = "read texts" if auto_class == "AutoTokenizer" else "read images, an image processor"
+    remedy = f"`tokenizer` must be given to {what}: none was found on this machine for the model {origin!r}"
     if not origin:
         raise ValueError(remedy)
     try:
-        loaded = load_pretrained(origin, "AutoTokenizer", local_files_only=True)
+        loaded = load_pretrained(origin, auto_class, local_files_only=True)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(remedy) from error
     return loaded

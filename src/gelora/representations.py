@@ -16,6 +16,7 @@ from gelora.collecting import Collector
 from gelora.corpora import draw_rows, read_texts
 from gelora.encoding import Examples, needs_tokenizer, open_source, take_examples
 from gelora.hooks import inference_on
+from gelora.images import is_images, read_images
 from gelora.messages import check_integer
 from gelora.models import load_pretrained
 from gelora.pooling import check_pooling
@@ -53,6 +54,8 @@ def extract_representations(
     data : list of str, list of pairs of str, datasets.Dataset, DataLoader, tensors, or path
         Texts; or batches of ``input_ids`` (with ``attention_mask`` and, for the decoder of an encoder-decoder
         model, ``labels`` or ``decoder_input_ids``) or ``pixel_values``; or a text, CSV, JSON lines or Parquet file.
+        Images: a folder of files, a ``datasets.Dataset`` with an image column or a list of PIL images, for which the
+        model's image processor is taken.
     pooling : {"mean", "last", "cls", "max", "tokens"}
         How the tokens of an example become one vector, over the attended tokens; ``"tokens"`` keeps each.
     n_samples : int or callable, optional
@@ -63,7 +66,8 @@ def extract_representations(
     seed : int
         Seed of that draw, and of the choice of tokens.
     text_column : str or two str, optional
-        The column of a file or dataset; two columns make pairs that the tokenizer encodes together.
+        The column of a file or dataset; two columns make pairs that the tokenizer encodes together. Or the image
+        column of a dataset that has several.
     max_length : int, optional
         Tokens of a text beyond this are cut, and the texts concerned counted; by default the model's limit.
     decoder_texts : sequence of str, optional
@@ -73,7 +77,7 @@ def extract_representations(
     layers : sequence of str, optional
         Module paths of the blocks, for an architecture gelora does not know.
     tokenizer : PreTrainedTokenizerBase, str or Path, optional
-        By default the one beside the model's weights.
+        By default the one beside the model's weights. For images an image processor.
     batch_size : int
         Examples run together; they are sorted by length first.
     device : str, optional
@@ -118,6 +122,11 @@ def extract_representations(
         data = read_texts(data, text_column=text_column)
         if tokenizer is None and isinstance(model, str | Path):
             tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
+    elif is_images(data):
+        data = read_images(data, text_column)
+        if tokenizer is None and isinstance(model, str | Path):
+            own: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+            tokenizer = load_pretrained(model, "AutoImageProcessor", **own)
     loaded = _load(model, device, revision, trust_remote_code)
     runner = _backbone(loaded)
     found = find_blocks(runner, layers)

@@ -22,7 +22,7 @@ _LOAD = {
 from transformers import {auto_class}, {processor_class}
 
 base = {auto_class}.from_pretrained(
-    {base!r}, num_labels={num_labels}, pad_token_id={pad_token_id}, dtype="{dtype}"
+    {base!r}, {load_options}, dtype="{dtype}"
 )
 model = PeftModel.from_pretrained(base, "<this folder>").eval()
 {processor_name} = {processor_class}.from_pretrained("<this folder>")""",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
+IMAGE_CLASS = "AutoModelForImageClassification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Classifier:
     model : PreTrainedModel
         Our own copy: training it leaves what the user gave alone.
     tokenizer : PreTrainedTokenizerBase
-        With a padding token.
+        With a padding token. For images, the image processor.
     head : tuple of str
         Modules that are trained whole and saved with the adapter: the head and whatever else the stored weights
         do not hold.
@@ -48,8 +49,16 @@ class Classifier:
     processor_class: str = "AutoTokenizer"
     quantization: str = ""
 
+    @property
+    def task_type(self) -> str | None:
+        """What peft calls the task: it knows none of images."""
+        return "SEQ_CLS" if self.auto_class == AUTO_CLASS else None
+
     def describe_processor(self) -> str:
-        """Return what of the tokenizer tells two runs apart."""
+        """Return what of the tokenizer or image processor tells two runs apart."""
+        if self.auto_class == IMAGE_CLASS:
+            processor: Any = self.tokenizer
+            return str(processor.to_json_string())
         return f"{type(self.tokenizer).__name__} of {len(self.tokenizer)} tokens"
 
 
@@ -74,7 +83,7 @@ def load_classifier(
     data : TaskData
         Says how many outputs the head needs, and their names.
     tokenizer : optional
-        A tokenizer, its folder or name; by default the one beside the weights.
+        A tokenizer, or for images an image processor, its folder or name; by default the one beside the weights.
     precision : str
         ``"float32"`` refuses a loaded model with half-precision weights.
     revision, trust_remote_code
@@ -103,14 +112,30 @@ def load_classifier(
         else:
             loaded, new = _quantized(model, data, revision, trust_remote_code, quantization, precision, device)
         if tokenizer is None:  # asked for with the model: the hub may be asked for it too
-            tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
+            kind = _processor_class(data)
+            tokenizer = load_pretrained(model, kind, revision=revision, trust_remote_code=trust_remote_code)
     else:
         loaded, new = _from_loaded(model, data, precision)
-    found = _padding_tokenizer(loaded, load_tokenizer(loaded, tokenizer))
+    processor = load_tokenizer(loaded, tokenizer, _processor_class(data))
+    found = processor if data.task.image else _padding_tokenizer(loaded, processor)
     check_finite_parameters(loaded)
-    head = _head_modules(loaded, new)
-    weights = weights_fingerprint(loaded, find_blocks(loaded)) or ""
-    return Classifier(loaded, found, head, weights, quantization=quantization or "")
+    return Classifier(
+        loaded,
+        found,
+        _head_modules(loaded, new),
+        weights_fingerprint(loaded, find_blocks(loaded)) or "",
+        auto_class=_auto_class(data),
+        processor_class=_processor_class(data),
+        quantization=quantization or "",
+    )
+
+
+def _auto_class(data: TaskData) -> str:
+    return IMAGE_CLASS if data.task.image else AUTO_CLASS
+
+
+def _processor_class(data: TaskData) -> str:
+    return "AutoImageProcessor" if data.task.image else "AutoTokenizer"
 
 
 def labels_of(data: TaskData) -> dict[str, Any]:
@@ -149,7 +174,7 @@ def _from_name(
 
     loaded, info = load_pretrained(
         model,
-        AUTO_CLASS,
+        _auto_class(data),
         revision=revision,
         trust_remote_code=trust_remote_code,
         dtype=torch.float32,
@@ -179,7 +204,7 @@ def _from_loaded(model: Any, data: TaskData, precision: str) -> tuple["PreTraine
         raise ValueError(
             f"`model` has weights of type {model.dtype}: load it with dtype=torch.float32, or give precision='bfloat16'"
         )
-    if not type(model).__name__.endswith("ForSequenceClassification"):
+    if not type(model).__name__.endswith(_auto_class(data).removeprefix("AutoModel")):
         return _with_head(model, data)
     if model.config.num_labels != data.num_labels:
         raise ValueError(
@@ -199,10 +224,11 @@ def _with_head(model: "PreTrainedModel", data: TaskData) -> tuple["PreTrainedMod
     for name, value in labels_of(data).items():
         setattr(config, name, value)
     try:
-        own: PreTrainedModel = getattr(transformers, AUTO_CLASS).from_config(config, dtype=model.dtype)
+        own: PreTrainedModel = getattr(transformers, _auto_class(data)).from_config(config, dtype=model.dtype)
     except ValueError as error:
         raise ValueError(
-            f"`model`: transformers has no sequence classifier for {type(model).__name__}: give another model"
+            f"`model`: transformers has no {'image' if data.task.image else 'sequence'} classifier for "
+            f"{type(model).__name__}: give another model"
         ) from error
     own.name_or_path = model.name_or_path
     missing, _ = own.base_model.load_state_dict(model.base_model.state_dict(), strict=False)

@@ -9,6 +9,7 @@ import numpy as np
 from gelora.blocks import position_limit
 from gelora.finetuning.classifiers import Classifier
 from gelora.finetuning.glue import Task
+from gelora.finetuning.images import ImageRows, collate_images
 from gelora.finetuning.tasks import TaskData
 
 if TYPE_CHECKING:
@@ -54,17 +55,27 @@ def make_inputs(classifier: Classifier, data: TaskData, max_length: int) -> Inpu
     classifier : Classifier
         Model and tokenizer.
     data : TaskData
-        Texts and labels.
+        Texts or images, and labels.
     max_length : int
         Tokens a text or pair is cut to, fewer where the model takes fewer.
     """
     from transformers import DataCollatorWithPadding
 
+    if data.task.image:
+        return _image_inputs(classifier, data)
     limit = length_limit(classifier.model, classifier.tokenizer, max_length)
     train, train_cut = encode_split(data.train, data.task, classifier.tokenizer, limit)
     validation, validation_cut = encode_split(data.validation, data.task, classifier.tokenizer, limit)
     facts = {"max_length": limit, "n_train_truncated": train_cut, "n_validation_truncated": validation_cut}
     return Inputs(train, validation, DataCollatorWithPadding(classifier.tokenizer), classifier.tokenizer, facts)
+
+
+def _image_inputs(classifier: Classifier, data: TaskData) -> Inputs:
+    """Return rows whose images are decoded and processed when they are asked for; none is augmented."""
+    processor: Any = classifier.tokenizer
+    mode = "L" if getattr(classifier.model.config, "num_channels", 3) == 1 else "RGB"
+    train, validation = (ImageRows(split, processor, mode) for split in (data.train, data.validation))
+    return Inputs(train, validation, collate_images, processor, {"image_mode": mode})
 
 
 def encode_split(

@@ -13,7 +13,7 @@ PROBLEMS = ("classification", "regression")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A classification or regression of texts or pairs of texts.
+    """A classification or regression of texts or pairs of texts, or a classification of images.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class Task:
         For the record.
     text : tuple of one or two str
         The column with the texts, two columns for pairs.
+    image : str
+        In place of ``text``: the column with the images.
     label : str
         The column with the labels.
     problem : {"classification", "regression"}
@@ -34,7 +36,8 @@ class Task:
         The metrics whose mean is the score; all of them where left out.
     train, validation : optional
         The user's own data: a ``datasets.Dataset``, a ``pandas.DataFrame``, a list of dicts or the path of a
-        Parquet, CSV, TSV, JSON or JSON lines file.
+        Parquet, CSV, TSV, JSON or JSON lines file. Of images: a ``datasets.Dataset`` with an image column, or a list
+        of dicts with PIL images, paths or arrays of 8-bit pixels.
     hub_splits : tuple of two str
         Names of the two splits of the GLUE set on the hub.
     hub_name : str
@@ -53,7 +56,8 @@ class Task:
     """
 
     name: str
-    text: tuple[str, ...]
+    text: tuple[str, ...] = ()
+    image: str = ""
     label: str = "label"
     problem: str = "classification"
     label_names: tuple[str, ...] = ()
@@ -72,7 +76,12 @@ class Task:
             object.__setattr__(self, name, tuple(value))
         if self.problem not in PROBLEMS:
             raise ValueError(f"`problem` must be one of {', '.join(PROBLEMS)}, got {self.problem!r}")
-        if len(self.text) not in (1, 2):
+        if bool(self.text) == bool(self.image):
+            given = "both" if self.image else "neither"
+            raise ValueError(f"`text` or `image` must be given, the columns of the one or the other, got {given}")
+        if self.image and self.problem != "classification":
+            raise ValueError("`problem` must be 'classification' for images, got 'regression': give `text` instead")
+        if len(self.text) not in (0, 1, 2):
             raise ValueError(f"`text` must be one column, or two for pairs, got {self.text!r}")
         if self.problem == "regression" and self.label_names:
             raise ValueError(f"`label_names` must be left out for a regression, got {self.label_names!r}")
@@ -139,8 +148,14 @@ GLUE_TASKS: Mapping[str, Task] = {
 }
 
 
+# Images in folders named by their class, below train/ and validation/ of a data folder.
+IMAGES = Task(name="images", image="image")
+
+
 def find_task(task: str | Task) -> Task:
     """Return the task that ``task`` is or names; capitals and hyphens do not matter.
+
+    ``"images"`` is a folder of images, see `gelora.finetuning.tasks.load_task`.
 
     Raises
     ------
@@ -159,6 +174,8 @@ def find_task(task: str | Task) -> Task:
     if not isinstance(task, str):
         raise TypeError(f"`task` must be the name of a GLUE task or a Task, got {type(task).__name__}")
     name = task.lower().replace("-mm", "_mm").replace("-", "")
+    if name == IMAGES.name:
+        return IMAGES
     if name not in GLUE_TASKS:
         raise ValueError(
             f"`task`: there is no {task!r}, choose of {list(GLUE_TASKS)} or pass a "

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gelora.finetuning.classifiers import load_classifier
-from gelora.finetuning.encoded import encode_split, length_limit
+from gelora.finetuning.encoded import make_inputs
 from gelora.finetuning.tasks import Task, load_task
 from gelora.messages import check_integer
 from gelora.quiet import own_generators, quiet_libraries
@@ -68,8 +68,6 @@ def labelled_batches(
     A head that starts at random shapes the gradients behind it: those of the blocks pass through it. Tune the head
     first, or read the ranks as those at the start of a tuning.
     """
-    from transformers import DataCollatorWithPadding
-
     for name, value in (("n_examples", n_examples), ("batch_size", batch_size), ("max_length", max_length)):
         check_integer(name, value, 1)
     data = load_task(task, data_dir, n_train=n_examples, n_validation=1, seed=seed)
@@ -77,9 +75,8 @@ def labelled_batches(
         classifier = load_classifier(
             model, data, tokenizer=tokenizer, revision=revision, trust_remote_code=trust_remote_code
         )
-    limit = length_limit(classifier.model, classifier.tokenizer, max_length)
-    rows, _ = encode_split(data.train, data.task, classifier.tokenizer, limit)
-    collate = DataCollatorWithPadding(classifier.tokenizer)
+    inputs = make_inputs(classifier, data, max_length)
+    rows = [dict(inputs.train[row]) for row in range(len(inputs.train))]
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     head: Any = classifier.model
-    return head.eval(), [dict(collate([dict(row) for row in part])) for part in parts]
+    return head.eval(), [dict(inputs.collate(part)) for part in parts]

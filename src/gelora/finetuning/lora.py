@@ -79,7 +79,9 @@ class DoRA:
 def lora_config(setting: Setting) -> "LoraConfig":
     """Return the plan as a ``LoraConfig`` for training: with dropout, and the head trained whole."""
     head = list(setting.classifier.head) or None
-    return setting.ranks.to_lora_config(task_type="SEQ_CLS", lora_dropout=setting.dropout, modules_to_save=head)
+    return setting.ranks.to_lora_config(
+        task_type=setting.classifier.task_type, lora_dropout=setting.dropout, modules_to_save=head
+    )
 
 
 def adapt(setting: Setting, config: "LoraConfig", scaling: float, *, rank_stabilised: bool = False) -> Adapted:

@@ -62,7 +62,7 @@ def save_lora(
     config: Any = make_lora_config(
         modules,
         scaling,
-        "SEQ_CLS",
+        classifier.task_type,
         own,
         {
             "modules_to_save": list(classifier.head) or None,

@@ -105,7 +105,7 @@ class Run:
             "quantization": self.classifier.quantization,
             "precision": self.options.precision,
             "processor_class": self.classifier.processor_class,
-            "processor_name": self.classifier.processor_class.removeprefix("Auto").lower(),
+            "processor_name": self.classifier.processor_class.removeprefix("Auto").removeprefix("Image").lower(),
             "task": self.data.task.name,
             "version": package_versions(["gelora"]).get("gelora", ""),
             "created": record.attrs["created"],
@@ -117,11 +117,17 @@ class Run:
             "metrics": ", ".join(self.data.task.score),
             "score": float(record["score"]),
             "num_labels": self.data.num_labels,
-            "pad_token_id": model.config.pad_token_id,
+            "load_options": self._load_options(),
+            "pad_token_id": getattr(model.config, "pad_token_id", None),
             "head": list(self.classifier.head),
             "label_names": list(self.data.task.label_names),
             "labels": ", ".join(self.data.task.label_names) or "a number",
         }
+
+    def _load_options(self) -> str:
+        """Return what the pretrained model is loaded with, as written in a call."""
+        pad = getattr(self.classifier.model.config, "pad_token_id", None)
+        return f"num_labels={self.data.num_labels}" + ("" if pad is None else f", pad_token_id={pad}")
 
 
 def read_plan(plan: Any) -> RankPlan:

@@ -85,7 +85,8 @@ def finetune(
         A folder or hub name, or a loaded model with or without a classification head; a loaded one is copied and
         stays as it is.
     task : str or Task
-        The name of a GLUE task, e.g. ``"cola"``, or a `gelora.finetuning.tasks.Task` of your own.
+        The name of a GLUE task, e.g. ``"cola"``, or a `gelora.finetuning.tasks.Task` of your own, of
+        texts or images.
     plan : RankPlan, str or Path, optional
         As `gelora.plan_ranks` returns, or its JSON file. Adapters without ranks take none.
     adapter : str or Adapter
@@ -98,7 +99,7 @@ def finetune(
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` files; see `gelora.finetuning.tasks.load_task`.
     tokenizer : optional
-        A tokenizer, its folder or name; by default the one beside the weights.
+        A tokenizer, or for images an image processor, its folder or name; by default the one beside the weights.
     epochs : float
         Passes over the train rows.
     max_steps : int

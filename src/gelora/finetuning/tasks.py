@@ -9,6 +9,7 @@ from gelora.corpora import draw_rows
 from gelora.finetuning.glue import GLUE_TASKS as GLUE_TASKS
 from gelora.finetuning.glue import Task as Task
 from gelora.finetuning.glue import find_task as find_task
+from gelora.finetuning.images import find_class_names, images_of, labelled_images, read_image_splits
 from gelora.finetuning.labels import check_labels_present, class_names, to_classes, to_numbers
 from gelora.finetuning.tables import Table, read_splits
 from gelora.messages import nearest
@@ -27,7 +28,8 @@ class TaskData:
     task : Task
         With ``label_names`` filled in.
     train, validation : datasets.Dataset
-        The text columns and the label column alone; labels are class indices (``ClassLabel``) or floats.
+        The text columns and the label column alone, labels being class indices (``ClassLabel``) or floats; of an image
+        task ``image``, decoded when asked for, and ``label``.
     source : str
         Where the data come from, for the record.
     """
@@ -43,7 +45,13 @@ class TaskData:
         return len(self.task.label_names) if self.task.problem == "classification" else 1
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all texts and labels in order."""
+        """Return the SHA-256 of all texts, or pixels, and labels in order."""
+        if self.task.image:
+            return fingerprint(
+                part
+                for split in (self.train, self.validation)
+                for part in (*_length_and_labels(split), *images_of(split, self.source).parts())
+            )
         columns = (*self.task.text, self.task.label)
         splits = (self.train, self.validation)
         return fingerprint(
@@ -70,7 +78,8 @@ def load_task(
         A GLUE task's name, or a `Task` with or without its own data.
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` as Parquet, CSV, TSV, JSON or JSON lines. Without it, a GLUE task
-        is fetched from the Hugging Face hub; the user's own data stand in the task.
+        is fetched from the Hugging Face hub; the user's own data stand in the task. Of an image task: folders ``train``
+        and ``validation``, in them one folder a class, in these the image files.
     n_train, n_validation : int, optional
         Take that many rows, drawn by the seed alone.
     seed : int
@@ -89,6 +98,8 @@ def load_task(
         train split has one class only; naming split, row and remedy.
     """
     found = find_task(task)
+    if found.image:
+        return _load_images(found, data_dir, {"n_train": n_train, "n_validation": n_validation}, seed)
     tables = read_splits(found, data_dir)
     for split, table in tables.items():
         _check_table(table, found, split)
@@ -105,6 +116,25 @@ def load_task(
     if found.problem == "classification":
         present = sorted(set(splits["train"][found.label]))
         _check_classes([found.label_names[index] for index in present])
+    return TaskData(found, splits["train"], splits["validation"], tables["train"].source)
+
+
+def _length_and_labels(split: "Dataset") -> tuple[bytes, bytes]:
+    return str(len(split)).encode(), str(list(split["label"])).encode()
+
+
+def _load_images(task: Task, data_dir: str | Path | None, wanted: Mapping[str, int | None], seed: int) -> TaskData:
+    tables = read_image_splits(task, data_dir)
+    names = task.label_names or find_class_names(tables["train"])
+    _check_classes(names)
+    found = replace(task, label_names=names)
+    splits = {}
+    for split, table in tables.items():
+        check_labels_present(table.labels, split, "classification")
+        rows = _draw(len(table.labels), f"n_{split}", wanted, seed)
+        splits[split] = labelled_images(table, found.label_names, split, rows)
+    present = sorted(set(splits["train"]["label"]))
+    _check_classes([found.label_names[index] for index in present])
     return TaskData(found, splits["train"], splits["validation"], tables["train"].source)
 
 

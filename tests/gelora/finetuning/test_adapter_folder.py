@@ -127,7 +127,7 @@ def test_the_card_holds_the_ranks_and_replaces_an_older_one_whole(plan: Any, tmp
 
     facts = dict.fromkeys(("base", "dtype", "adapter", "task", "version", "created", "metrics", "labels"), "x")
     facts |= {"policy": "geometric", "n_adapter": 1, "n_head": 2, "n_validation": 3, "score": 0.5}  # type: ignore[dict-item]
-    facts |= {"num_labels": 2, "pad_token_id": 0, "ranks": describe_ranks(uncertain(plan))}  # type: ignore[dict-item]
+    facts |= {"num_labels": 2, "load_options": "num_labels=2", "ranks": describe_ranks(uncertain(plan))}  # type: ignore[dict-item]
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "old").touch()
     facts |= {"auto_class": "AutoModel", "processor_class": "AutoTokenizer", "processor_name": "tokenizer"}
