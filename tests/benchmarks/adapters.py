@@ -36,7 +36,7 @@ TABLE: dict[str, tuple[str, str, float]] = {
     "pfeiffer": ("pfeiffer(width=8)", "none", 2e-3),
     "lora": ("lora", "uniform", 2e-3),
     "gelora (geometric × lora)": ("lora", "geometric", 2e-3),
-    "rslora": ("rslora", "uniform", 2e-3),
+    "rslora": ("rslora(alpha=8)", "uniform", 2e-3),
     "dora": ("dora", "uniform", 2e-3),
     "adalora": ("adalora", "uniform", 2e-3),
     "eva": ("eva", "uniform", 2e-3),

@@ -323,3 +323,39 @@ def test_two_processes_agree_on_ranks_bases_and_moments_and_on_one_process(tmp_p
     both.load_state_dict(first)
     x, _ = batch(55)
     torch.testing.assert_close(both(x), alone(x), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_goes_where_it_goes_on_a_cpu() -> None:
+    models = [Net(), Net().to("cuda")]
+    for model in models:
+        device = next(model.parameters()).device
+        optimizer = GeoLoRAOptimizer(model, 1e-2, interval=2, tolerance=0.05)
+        for step in range(7):
+            x, y = (part.to(device) for part in batch(step))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    x, _ = batch(55)
+    assert [layer.rank for layer in (models[0].first, models[0].second)] == [
+        layer.rank for layer in (models[1].first, models[1].second)
+    ]
+    torch.testing.assert_close(models[1](x.to("cuda")).cpu(), models[0](x), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_trains_in_half_precision_with_gradient_scaling() -> None:
+    model = Net().float().to("cuda")
+    optimizer = GeoLoRAOptimizer(model, 1e-2, interval=5)
+    scaler = torch.amp.GradScaler("cuda")
+    losses = []
+    for step in range(60):
+        x, y = batch(step % 4)
+        optimizer.zero_grad()
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = nn.functional.cross_entropy(model(x.float().to("cuda")), y.to("cuda"))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.item())
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
