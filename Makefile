@@ -58,6 +58,7 @@ $(DEMO)/profile.nc:
 figures: $(INSTALLED) $(DEMO)/profile.nc  ## the figures of paper_figures/ from the demo's files
 	$(BIN)/python paper_figures/profile_and_ranks.py $(DEMO)/profile.nc $(DEMO)/plan-gelora.json \
 	  $(DEMO)/plan-uniform.json --output $(DEMO)/figures
+	$(BIN)/python paper_figures/geolora_ranks.py docs/benchmarks/geolora_ranks.nc --output $(DEMO)/figures
 
 bench: $(INSTALLED)  ## speed: the pieces, then the estimators beside their limits and rivals, from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds

@@ -237,6 +237,20 @@ def test_a_budget_is_kept_in_the_end(
     assert record["rank"].values.min() >= 1
 
 
+@pytest.mark.parametrize("settle", [0.0, 0.5])
+def test_nothing_on_trial_is_saved(
+    settle: float, folder_of: Folder, plan_for: Callable[..., Any], sentiment: Any, tmp_path: Path
+) -> None:
+    options = QUICK | {"max_steps": 8, "eval_steps": 8, "save_steps": 8}
+    chosen = GeoLoRA(settle=settle, interval=3, tolerance=0.05)
+    record = finetune(folder_of("bert"), sentiment, plan_for("bert"), chosen, output_dir=tmp_path / "out", **options)
+    from peft import LoraConfig
+
+    config = LoraConfig.from_pretrained(tmp_path / "out" / "adapter")
+    assert sorted(config.rank_pattern.values()) == sorted(record["rank"].values.tolist())
+    assert record["change_step"][-1] <= (8 if settle == 0 else 5)
+
+
 def test_a_plain_trainer_trains_checkpoints_and_resumes_it(
     folder_of: Folder, plan_for: Callable[..., Any], tmp_path: Path
 ) -> None:
