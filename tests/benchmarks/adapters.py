@@ -326,7 +326,7 @@ def measure_ranks(data: Path, steps: int, output: Path) -> dict[str, Any]:
     plot_rank_history(records, figure.subplots())
     with atomic_path(output / "geolora_ranks.png") as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-    kept = {name: one[["rank_history", "loss"]].reset_coords(drop=True) for name, one in records.items()}
+    kept = {name: one[["rank_history", "loss"]].drop_vars(["block", "role"]) for name, one in records.items()}
     tree = xr.DataTree.from_dict({f"/{name.replace(' ', '_')}": one for name, one in kept.items()})
     with atomic_path(output / "geolora_ranks.nc") as temporary:
         tree.to_netcdf(temporary, engine="h5netcdf")
