@@ -38,13 +38,13 @@ TABLE: dict[str, tuple[str, str, float]] = {
     "gelora (geometric × lora)": ("lora", "geometric", 2e-3),
     "rslora": ("rslora(alpha=8)", "uniform", 2e-3),
     "dora": ("dora", "uniform", 2e-3),
-    "adalora": ("adalora", "uniform", 2e-3),
+    "adalora": ("adalora", "uniform", 1e-2),
     "eva": ("eva", "uniform", 2e-3),
     "sora": ("sora", "uniform", 2e-3),
     "geolora": ("geolora", "uniform", 2e-3),
     "geolora from the geometric plan": ("geolora", "geometric", 2e-3),
 }
-RATES = (1e-3, 1e-2, 3e-2, 1e-1)
+RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 STARTS = (2, 8, 24)
 RUN: dict[str, Any] = {"batch_size": 32, "max_length": 64, "weight_decay": 0.0, "progress": False, "device": "cpu"}
 
@@ -270,7 +270,7 @@ def measure_rates(data: Path, steps: int) -> dict[str, Any]:
     """Train at higher and higher rates: who still learns?"""
     plan = plan_ranks(None, demo_model(), "uniform", rank=RANK)
     found: dict[str, Any] = {"steps": steps, "rows": []}
-    for adapter in ("lora", "adalora", "geolora"):
+    for adapter in ("adalora", "geolora"):
         for rate in RATES:
             with tempfile.TemporaryDirectory() as folder:
                 entry: dict[str, Any] = {"adapter": adapter, "learning_rate": rate}

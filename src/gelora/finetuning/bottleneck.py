@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gelora.blocks import Block, find_blocks, matrix_shape
 from gelora.finetuning.adaptation import OWN, Adapted, Setting, freeze_but_head, train_in_float32
-from gelora.finetuning.own_folder import load_own, read_shape, save_own
+from gelora.finetuning.own_folder import SHAPE_FILE, load_own, read_shape, save_own
 from gelora.messages import check_integer, nearest
 from gelora.targets import find_matrices
 
@@ -42,11 +42,12 @@ class _Bottlenecks:
         Raises
         ------
         ValueError
-            If both a plan and a width are given, or a block's sublayers are not found.
+            If both a plan and a width are given, a block's sublayers are not found, or the model has bottlenecks.
         """
-        from gelora.finetuning.bottleneck_layers import add_bottlenecks
+        from gelora.finetuning.bottleneck_layers import add_bottlenecks, check_free_of_bottlenecks
 
         model: Any = setting.classifier.model
+        check_free_of_bottlenecks(model)
         plan = setting.plan
         if plan is not None and self.width is not None:
             raise ValueError(
@@ -79,28 +80,36 @@ class _Bottlenecks:
         Raises
         ------
         ValueError
-            If the folder is damaged, or the model lacks a layer that had one or has another size.
+            If the folder is damaged, the model lacks a layer that had one or has another size, or it has bottlenecks;
+            the model is left as it is then.
         """
-        from gelora.finetuning.bottleneck_layers import add_bottlenecks
+        from gelora.finetuning.bottleneck_layers import add_bottlenecks, check_free_of_bottlenecks
 
-        shape = read_shape(folder)
-        widths, known = dict(shape.get("widths", {})), dict(model.named_modules())
+        widths, activation = _read_options(folder)
+        check_free_of_bottlenecks(model)
+        known = dict(model.named_modules())
         for name in widths:
             if name not in known:
                 raise ValueError(
                     f"`model` does not fit the adapter: it has no layer {name!r}; give the pretrained model it was "
                     "trained on"
                 )
-        add_bottlenecks(model, widths, str(shape.get("activation", "gelu")), 0.0)
-        return load_own(model, folder)
+        take_out = add_bottlenecks(model, widths, activation, 0.0)
+        try:
+            return load_own(model, folder)
+        except ValueError:
+            take_out()
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Houlsby(_Bottlenecks):
     """Two bottlenecks a block, Houlsby et al. 2019 (arXiv 1902.00751).
 
-    One behind the output matrix of the attention and one behind the last matrix of the feed-forward layer, each before
-    the residual is added.
+    One behind the output matrix of the self-attention and one behind the last matrix of the feed-forward layer, each
+    before the residual is added, as in the paper; a decoder's attention to its encoder gets none. With x the output
+    of such a matrix, x + W_up f(W_down x + b_down) + b_up goes on. W_up and both biases start at zero, so that training
+    starts from the pretrained model; the paper starts near it.
 
     Parameters
     ----------
@@ -123,8 +132,8 @@ class Houlsby(_Bottlenecks):
 class Pfeiffer(_Bottlenecks):
     """One bottleneck a block, Pfeiffer et al. 2021 (arXiv 2005.00247).
 
-    Behind the last matrix of the feed-forward layer, before the residual is added; the original puts it behind the
-    residual and the norm, with its own residual around it.
+    Behind the last matrix of the feed-forward layer, before the residual is added, as the second of `Houlsby`; the
+    original puts it behind the residual and the norm, with its own residual around it.
 
     Parameters
     ----------
@@ -141,6 +150,19 @@ class Pfeiffer(_Bottlenecks):
 
     name: ClassVar[str] = "pfeiffer"
     places: ClassVar[tuple[str, ...]] = ("ffn",)
+
+
+def _read_options(folder: Path) -> tuple[dict[str, int], str]:
+    """Return the widths by the names of the layers, and the activation, as saved."""
+    shape = read_shape(folder)
+    widths, activation = shape.get("widths"), shape.get("activation")
+    sound = isinstance(widths, dict) and all(type(width) is int and width > 0 for width in widths.values())
+    if not sound or not widths or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"`folder`: {str(folder / SHAPE_FILE)!r} is damaged, it must hold the widths of bottlenecks and an "
+            f"activation of {', '.join(ACTIVATIONS)}, got {shape!r:.80}: save the adapter again"
+        )
+    return dict(widths), str(activation)
 
 
 def _places(model: "nn.Module", block: Block, wanted: tuple[str, ...]) -> list[str]:

@@ -1,6 +1,6 @@
 """A bottleneck behind a linear layer: x + W_up f(W_down x), put there by a forward hook."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,14 +42,37 @@ class Bottleneck(nn.Module):
         return found
 
 
-def add_bottlenecks(model: nn.Module, widths: Mapping[str, int], activation: str, dropout: float) -> None:
-    """Put a bottleneck behind each named linear layer; its parameters stand below that layer's, as ``bottleneck``."""
-    for name, width in widths.items():
-        layer = model.get_submodule(name)
-        weight = next(layer.parameters())
-        made = Bottleneck(matrix_shape(layer)[1], width, activation, dropout).to(weight.device)
+def check_free_of_bottlenecks(model: nn.Module) -> None:
+    """Raise ValueError where ``model`` holds bottlenecks: behind each other they would add to what was trained."""
+    held = [name for name, module in model.named_modules() if isinstance(module, Bottleneck)]
+    if held:
+        raise ValueError(
+            f"`model` holds bottlenecks already, the first at {held[0]!r}: give the pretrained model, loaded afresh"
+        )
+
+
+def add_bottlenecks(model: nn.Module, widths: Mapping[str, int], activation: str, dropout: float) -> Callable[[], None]:
+    """Put a bottleneck behind each named linear layer; its parameters stand below that layer's, as ``bottleneck``.
+
+    Returns
+    -------
+    callable
+        Takes them out again.
+    """
+    layers = {name: model.get_submodule(name) for name in widths}
+    features = {name: matrix_shape(layer)[1] for name, layer in layers.items()}
+    handles = []
+    for name, layer in layers.items():
+        made = Bottleneck(features[name], widths[name], activation, dropout).to(next(layer.parameters()).device)
         layer.add_module("bottleneck", made.train(layer.training))
-        layer.register_forward_hook(_through)
+        handles.append(layer.register_forward_hook(_through))
+
+    def take_out() -> None:
+        for layer, handle in zip(layers.values(), handles, strict=True):
+            handle.remove()
+            del layer.bottleneck
+
+    return take_out
 
 
 def _through(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Full fine-tuning: every parameter is trained, and the whole model saved."""
+    """Full fine-tuning: every parameter is trained, and the whole model saved, in float32."""
 
     name: ClassVar[str] = "full"
     plan_use: ClassVar[str] = "none"
@@ -43,7 +43,10 @@ class Full:
 
 @dataclass(frozen=True, kw_only=True)
 class BitFit:
-    """BitFit: the biases of the transformer are trained, Ben Zaken et al. 2022 (arXiv 2106.10199)."""
+    """BitFit: all biases of the transformer are trained, and the head, Ben Zaken et al. 2022 (arXiv 2106.10199).
+
+    Those of the norms are among them. Models without biases, as LLaMA, are refused.
+    """
 
     name: ClassVar[str] = "bitfit"
     plan_use: ClassVar[str] = "none"
@@ -68,6 +71,7 @@ class BitFit:
         for parameter in biases:
             parameter.requires_grad_(True)
         train_in_float32(model)
+        _keep_norms_in_one_type(model)
         count = sum(parameter.numel() for parameter in biases)
 
         def save(folder: Path) -> None:
@@ -77,5 +81,19 @@ class BitFit:
 
     @staticmethod
     def attach(model: "nn.Module", folder: Path, facts: dict[str, Any]) -> "nn.Module":  # noqa: ARG004
-        """Put the trained biases and head that ``folder`` holds into ``model``."""
+        """Put the trained biases and head that ``folder`` holds into ``model``, in the model's own type.
+
+        Raises
+        ------
+        ValueError
+            If the folder is damaged, or the model lacks one of them or has another size; it is left as it is then.
+        """
         return load_own(model, folder)
+
+
+def _keep_norms_in_one_type(model: "nn.Module") -> None:
+    """Give the frozen weight of a norm the type of its trained bias: on a CPU a norm takes no two types."""
+    for module in model.modules():
+        weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+        if weight is not None and bias is not None and weight.ndim == 1 and bias.requires_grad:
+            weight.data = weight.data.to(bias.dtype)
