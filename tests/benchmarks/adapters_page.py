@@ -128,6 +128,8 @@ def rates(part: dict[str, Any]) -> str:
 
 def ranks(part: dict[str, Any]) -> str:
     """Write the section on ranks that move."""
+    means = [one["mean_rank"] for one in part["rows"].values()]
+    smallest, largest = min(means), max(means)
     rows = [
         [
             name,
@@ -143,7 +145,9 @@ def ranks(part: dict[str, Any]) -> str:
             "## GeoLoRA's ranks from three starting ranks",
             f"CoLA, {part['steps']} steps of 16 sentences, τ = {part['tolerance']:g}, learning rate "
             f"{part['learning_rate']:g}. Line: mean rank over the 24 matrices; band: the middle half of them. Drawn by "
-            "`gelora.plots.plot_rank_history` from `geolora_ranks.nc`.",
+            "`gelora.plots.plot_rank_history` from `geolora_ranks.nc`. A Matthews correlation of 0 is that of a constant: "
+            "where it stands the run was too short to learn the task, and the figure is about the ranks alone. The largest "
+            f"mean rank at the end is {largest / smallest:.1f} times the smallest.",
             "![Mean rank over the steps from the starting ranks 2, 8 and 24](geolora_ranks.png)",
             table(["", "mean rank at the end", "smallest – largest", "loss, last 50 steps", "Matthews × 100"], rows),
             machine(part),
