@@ -1,14 +1,20 @@
 """Images in: a folder of files, a data set with an image column or images in memory, decoded one at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gelora.messages import nearest
 from gelora.provenance import fingerprint
 
+if TYPE_CHECKING:
+    import torch
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+N_HASHED = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +29,14 @@ class Images:
         From a row to a PIL image, not yet decoded.
     source : str
         Where they come from.
+    path_of : callable, optional
+        From a row to the path of its file, empty where there is none.
     """
 
     length: int
     get: Callable[[int], Any]
     source: str
+    path_of: Callable[[int], str] = lambda _: ""
 
     def __len__(self) -> int:
         return self.length
@@ -38,37 +47,122 @@ class Images:
         Raises
         ------
         ValueError
-            If that cannot be done, naming the row and the reason.
+            If that cannot be done, naming the row, the file and the reason.
         """
+        from PIL.Image import DecompressionBombError
+
         try:
             image = self.get(row)
+            if image is None:
+                raise ValueError("the row is empty")
             image.load()
-        except (OSError, SyntaxError) as error:  # what PIL raises for files that are damaged or no images
+        # What PIL raises for files that are damaged, too large or no images.
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
+            path = self.path_of(row)
+            where = f"row {row} of {self.source}" + (f", {path!r}," if path else "")
             raise ValueError(
-                f"the image in row {row} of {self.source} cannot be read ({error}): replace the file or leave it out"
+                f"the image in {where} cannot be read ({error}): replace the file or leave it out"
             ) from error
         return image if mode is None else image.convert(mode)
 
-    def parts(self) -> Iterator[bytes]:
+    def parts(self, rows: Iterable[int] | None = None) -> Iterator[bytes]:
         """Yield mode, size and pixels of each image, one at a time, for a fingerprint."""
-        for row in range(self.length):
+        for row in range(self.length) if rows is None else rows:
             image = self.open(row)
             yield f"{image.mode} {image.size}".encode()
             yield image.tobytes()
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all pixels in order."""
-        return fingerprint(self.parts())
+        """Return the SHA-256 of their number and their pixels in order.
+
+        Of more than 5000 images it is that of 5000, spread evenly over the data: those of a large folder are not all
+        decoded for the few that a profile needs.
+        """
+        rows = np.unique(np.linspace(0, self.length - 1, min(self.length, N_HASHED)).astype(np.int64))
+        return fingerprint((str(self.length).encode(), *(fingerprint(self.parts([row])).encode() for row in rows.tolist())))
 
 
-def is_images(data: Any) -> bool:
-    """Say whether ``data`` is something `read_images` reads."""
+class Pixels(Mapping[str, Any]):
+    """The input of a model for one image, ``pixel_values``, made each time it is asked for and not held.
+
+    Parameters
+    ----------
+    images : Images
+        What the image is of.
+    row : int
+        Which one.
+    processor : callable
+        Of transformers: from images to ``pixel_values``.
+    mode : str
+        What the image is converted to first, see `image_mode`.
+    """
+
+    def __init__(self, images: Images, row: int, processor: Callable[..., Any], mode: str) -> None:
+        self._images, self._row, self._processor, self._mode = images, row, processor, mode
+
+    def __getitem__(self, key: str) -> "torch.Tensor":
+        """Return the pixel values, of shape (channels, height, width)."""
+        if key not in self:
+            raise KeyError(key)
+        image = self._images.open(self._row, self._mode)
+        pixels: torch.Tensor = self._processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def __contains__(self, key: object) -> bool:
+        """Say whether ``key`` is ``"pixel_values"``, without making them."""
+        return key == "pixel_values"
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the one key."""
+        return iter(("pixel_values",))
+
+    def __len__(self) -> int:
+        """Return 1."""
+        return 1
+
+    def digest(self) -> bytes:
+        """Return a hash of the pixels of the image, by which copies are known."""
+        image = self._images.open(self._row, self._mode)
+        return fingerprint((f"{image.mode} {image.size}".encode(), image.tobytes())).encode()
+
+
+def image_mode(model: Any) -> str:
+    """Return what images are converted to for ``model``: ``"L"`` (grey) for one channel, else ``"RGB"``."""
+    return "L" if getattr(getattr(model, "config", None), "num_channels", 3) == 1 else "RGB"
+
+
+def stack_pixels(pixels: "Sequence[torch.Tensor]") -> "torch.Tensor":
+    """Return the pixel values of several images as one tensor.
+
+    Raises
+    ------
+    ValueError
+        If they differ in size.
+    """
+    import torch
+
+    shapes = sorted({tuple(one.shape) for one in pixels})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"`tokenizer` must be an image processor that gives images one size, got pixel values of the shapes "
+            f"{shapes[:3]}: set its `do_resize` and `size`"
+        )
+    return torch.stack(list(pixels))
+
+
+def is_images(data: Any, column: str | Sequence[str] | None = None) -> bool:
+    """Say whether ``data`` is something `read_images` reads; not so where ``column`` names another column than images.
+
+    A data set with token ids is tokenized already, whatever else it has.
+    """
     if isinstance(data, str | Path):
         return Path(data).is_dir()
     if isinstance(data, Images):
         return True
     if hasattr(data, "column_names") and hasattr(data, "features"):
-        return bool(_image_columns(data))
+        found, names = _image_columns(data), [column] if isinstance(column, str) else list(column or ())
+        others = [name for name in data.column_names if name not in found]
+        return bool(found) and not any(name in others for name in (*names, *({"input_ids"} - set(names))))
     return isinstance(data, list | tuple) and bool(data) and _is_image(data[0])
 
 
@@ -91,6 +185,8 @@ def read_images(data: Any, column: str | Sequence[str] | None = None) -> Images:
     """
     if isinstance(data, Images):
         return data
+    if not hasattr(data, "column_names") and column is not None:
+        raise ValueError(f"`text_column` names a column of a dataset: leave it out for images, got {column!r}")
     if isinstance(data, str | Path):
         files = sorted(file for file in Path(data).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
@@ -98,7 +194,7 @@ def read_images(data: Any, column: str | Sequence[str] | None = None) -> Images:
                 f"`data`: the folder {str(data)!r} holds no images ({', '.join(IMAGE_SUFFIXES)}); texts are read from "
                 "a file, give its path"
             )
-        return Images(len(files), lambda row: _open_file(files[row]), str(data))
+        return Images(len(files), lambda row: _open_file(files[row]), str(data), lambda row: str(files[row]))
     if hasattr(data, "column_names"):
         columns = _image_columns(data)
         name = column if isinstance(column, str) else (columns[0] if len(columns) == 1 and column is None else None)
@@ -107,15 +203,30 @@ def read_images(data: Any, column: str | Sequence[str] | None = None) -> Images:
                 f"`text_column` must name one of the image columns {columns}, got {column!r}"
                 f"{nearest(str(column), columns)}"
             )
-        return Images(len(data), lambda row: data[row][name], "a data set in memory")
+        return images_in_column(data, str(name), "a data set in memory")
     images = list(data)
     return Images(len(images), lambda row: images[row], f"{type(data).__name__} of images in memory")
 
 
-def _open_file(file: Path) -> Any:
-    from PIL import Image
+def images_in_column(data: Any, name: str, source: str) -> Images:
+    """Return the images of a column of a ``datasets.Dataset``, whatever format it is set to."""
+    from datasets import Image
 
-    return Image.open(file)
+    stored = data.with_format(None).select_columns([name]).cast_column(name, Image(decode=False))
+    decoded = stored.cast_column(name, Image())
+    return Images(
+        len(stored),
+        lambda row: decoded[row][name],
+        source,
+        lambda row: str((stored[row][name] or {}).get("path") or ""),
+    )
+
+
+def _open_file(file: Path) -> Any:
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        return ImageOps.exif_transpose(image)  # turned as the camera says, as in data sets
 
 
 def _image_columns(data: Any) -> list[str]:

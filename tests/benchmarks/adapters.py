@@ -62,7 +62,7 @@ def measure_steps(data: Path, pairs: int, block: int) -> dict[str, Any]:
     for label, adapter in rivals.items():
         found[label] = _paired(Stepper("lora", data), Stepper(adapter, data), pairs, block)
         say(label, found[label])
-    found["runner"] = _paired_runs(data, pairs=max(3, pairs // 2), steps=40)
+    found["runner"] = _paired_runs(data, pairs=max(3, pairs // 2), steps=20)
     say("runner", found["runner"])
     return found
 
