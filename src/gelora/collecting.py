@@ -90,7 +90,7 @@ class Collector:
         with bar, read_blocks(self.runner, self.blocks, self._receive):
             for start in range(0, len(order), batch_size):
                 self.indices = order[start : start + batch_size]
-                batch = collate([self.examples.features[i] for i in self.indices], pad_id)
+                batch = collate([self.examples.features[int(i)] for i in self.indices], pad_id)
                 self.masks = {
                     stack: batch[key].bool()
                     for stack, key in (("encoder", "attention_mask"), ("decoder", "decoder_attention_mask"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gelora.blocks import position_limit
 from gelora.corpora import Texts, draw_rows, is_texts, read_texts
-from gelora.images import is_images, read_images
+from gelora.images import Pixels, image_mode, is_images, read_images, stack_pixels
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
 from gelora.tokenizing import (
@@ -38,7 +38,7 @@ class Examples:
 
     Parameters
     ----------
-    features : list of dict
+    features : list of mapping
         One an example: ``input_ids`` and the like of shape (n_tokens,), or ``pixel_values``.
     rows : ndarray of shape (n_examples,)
         The data row of each, the first where several rows have the same token ids.
@@ -46,7 +46,7 @@ class Examples:
         Counts and fingerprints for the provenance.
     """
 
-    features: list[Features]
+    features: Sequence[Mapping[str, torch.Tensor]]
     rows: NDArray[np.int64]
     record: Mapping[str, Any]
 
@@ -66,7 +66,7 @@ class Source:
     """
 
     n_available: int
-    features_of: Callable[[NDArray[np.int64]], tuple[list[Features], int]]
+    features_of: Callable[[NDArray[np.int64]], tuple[Sequence[Mapping[str, torch.Tensor]], int]]
     record: Mapping[str, Any]
 
 
@@ -104,7 +104,8 @@ def encode(
         decoder_texts=decoder_texts,
     )
     examples = take_examples(source, draw_rows(source.n_available, n_samples, seed), model)
-    return replace(examples, record={**examples.record, "sample_seed": seed})
+    held = [dict(feature) for feature in examples.features]  # few, and asked for again and again
+    return replace(examples, features=held, record={**examples.record, "sample_seed": seed})
 
 
 def open_source(
@@ -117,7 +118,9 @@ def open_source(
     decoder_texts: Sequence[str] | None = None,
 ) -> Source:
     """Open ``data`` for `take_examples`; parameters and errors are those of `encode`."""
-    if is_images(data):
+    if is_images(data, text_column):
+        if decoder_texts is not None or max_length is not None:
+            raise ValueError("`decoder_texts` and `max_length` go with texts: leave them out for images")
         return _image_source(model, data, tokenizer, text_column)
     if not needs_tokenizer(data, text_column):
         if decoder_texts is not None or text_column is not None:
@@ -148,11 +151,10 @@ def _image_source(model: torch.nn.Module, data: Any, processor: Any, column: str
     """Open images, which the model's image processor turns into pixel values when they are drawn."""
     images = read_images(data, column)
     made: Any = load_tokenizer(model, processor, "AutoImageProcessor")
-    mode = "L" if getattr(getattr(model, "config", None), "num_channels", 3) == 1 else "RGB"
+    mode = image_mode(model)
 
-    def features_of(rows: NDArray[np.int64]) -> tuple[list[Features], int]:
-        opened = (images.open(int(row), mode) for row in rows)
-        return [{"pixel_values": made(images=[one], return_tensors="pt")["pixel_values"][0]} for one in opened], 0
+    def features_of(rows: NDArray[np.int64]) -> tuple[Sequence[Mapping[str, torch.Tensor]], int]:
+        return [Pixels(images, row, made, mode) for row in rows.tolist()], 0
 
     record = _source_record(images.source, images.fingerprint(), len(images), None, type(made).__name__)
     return Source(len(images), features_of, record)
@@ -204,19 +206,19 @@ def take_examples(
 
 def needs_tokenizer(data: Any, text_column: str | Sequence[str] | None = None) -> bool:
     """Say whether ``data`` holds texts; a dataset with ``input_ids`` and no ``text_column`` is tokenized already."""
-    if is_images(data):
+    if is_images(data, text_column):
         return False
     tokenized = text_column is None and "input_ids" in getattr(data, "column_names", ())
     return isinstance(data, Texts) or (is_texts(data) and not tokenized)
 
 
-def collate(features: Sequence[Features], pad_id: int) -> Features:
+def collate(features: Sequence[Mapping[str, torch.Tensor]], pad_id: int) -> Features:
     """Pad examples on the right to one batch, with ``attention_mask`` (and ``decoder_attention_mask``)."""
     batch: Features = {}
     for key in features[0]:
         values = [feature[key] for feature in features]
         if key in WHOLE_KEYS:
-            batch[key] = torch.stack(values)
+            batch[key] = stack_pixels(values)
             continue
         fill = 0 if key == "token_type_ids" else pad_id
         batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
@@ -227,7 +229,7 @@ def collate(features: Sequence[Features], pad_id: int) -> Features:
     return batch
 
 
-def n_tokens(feature: Features, stack: str = "encoder") -> int:
+def n_tokens(feature: Mapping[str, torch.Tensor], stack: str = "encoder") -> int:
     """Return the number of tokens of an example in ``stack``, 0 where it holds no token ids."""
     key = "decoder_input_ids" if stack == "decoder" and "decoder_input_ids" in feature else "input_ids"
     return len(feature[key]) if key in feature else 0
@@ -325,13 +327,15 @@ def _one(batch: Mapping[str, torch.Tensor], i: int, model: torch.nn.Module) -> F
     return feature
 
 
-def _key(feature: Features) -> bytes:
+def _key(feature: Mapping[str, torch.Tensor]) -> bytes:
+    if isinstance(feature, Pixels):
+        return feature.digest()
     parts = [(key, tuple(value.shape), str(value.dtype)) for key, value in feature.items()]
     values = (value.contiguous().flatten().view(torch.uint8).numpy().tobytes() for value in feature.values())
     return repr(parts).encode() + b"".join(values)
 
 
-def _check_fits(features: Sequence[Features], model: torch.nn.Module) -> None:
+def _check_fits(features: Sequence[Mapping[str, torch.Tensor]], model: torch.nn.Module) -> None:
     """Raise ValueError where token ids or lengths go beyond what the model embeds."""
     positions = position_limit(model)
     longest = max((n_tokens(feature) for feature in features), default=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,8 @@ class Images:
         Of more than 5000 images it is that of 5000, spread evenly over the data: those of a large folder are not all
         decoded for the few that a profile needs.
         """
-        rows = np.unique(np.linspace(0, self.length - 1, min(self.length, N_HASHED)).astype(np.int64))
-        return fingerprint((str(self.length).encode(), *(fingerprint(self.parts([row])).encode() for row in rows.tolist())))
+        rows = np.linspace(0, self.length - 1, min(self.length, N_HASHED)).round().astype(np.int64).tolist()
+        return fingerprint(chain([str(self.length).encode()], self.parts(rows)))
 
 
 class Pixels(Mapping[str, Any]):
@@ -144,8 +145,8 @@ def stack_pixels(pixels: "Sequence[torch.Tensor]") -> "torch.Tensor":
     shapes = sorted({tuple(one.shape) for one in pixels})
     if len(shapes) > 1:
         raise ValueError(
-            f"`tokenizer` must be an image processor that gives images one size, got pixel values of the shapes "
-            f"{shapes[:3]}: set its `do_resize` and `size`"
+            f"the pixel values of all images must be of one shape, got {shapes[:3]}: give an image processor with "
+            "`do_resize` and `size` as `tokenizer`"
         )
     return torch.stack(list(pixels))
 
@@ -160,9 +161,8 @@ def is_images(data: Any, column: str | Sequence[str] | None = None) -> bool:
     if isinstance(data, Images):
         return True
     if hasattr(data, "column_names") and hasattr(data, "features"):
-        found, names = _image_columns(data), [column] if isinstance(column, str) else list(column or ())
-        others = [name for name in data.column_names if name not in found]
-        return bool(found) and not any(name in others for name in (*names, *({"input_ids"} - set(names))))
+        found, names = _image_columns(data), [column] if isinstance(column, str) else list(column or ["input_ids"])
+        return bool(found) and not any(name in data.column_names and name not in found for name in names)
     return isinstance(data, list | tuple) and bool(data) and _is_image(data[0])
 
 

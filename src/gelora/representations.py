@@ -122,7 +122,7 @@ def extract_representations(
         data = read_texts(data, text_column=text_column)
         if tokenizer is None and isinstance(model, str | Path):
             tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
-    elif is_images(data):
+    elif is_images(data, text_column):
         data = read_images(data, text_column)
         if tokenizer is None and isinstance(model, str | Path):
             own: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -11,6 +11,7 @@ from gelora.finetuning.classifiers import Classifier
 from gelora.finetuning.glue import Task
 from gelora.finetuning.images import ImageRows, collate_images
 from gelora.finetuning.tasks import TaskData
+from gelora.images import image_mode
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ def make_inputs(classifier: Classifier, data: TaskData, max_length: int) -> Inpu
 def _image_inputs(classifier: Classifier, data: TaskData) -> Inputs:
     """Return rows whose images are decoded and processed when they are asked for; none is augmented."""
     processor: Any = classifier.tokenizer
-    mode = "L" if getattr(classifier.model.config, "num_channels", 3) == 1 else "RGB"
+    mode = image_mode(classifier.model)
     train, validation = (ImageRows(split, processor, mode) for split in (data.train, data.validation))
     return Inputs(train, validation, collate_images, processor, {"image_mode": mode})
 

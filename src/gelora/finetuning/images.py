@@ -9,7 +9,7 @@ import numpy as np
 
 from gelora.finetuning.glue import Task
 from gelora.finetuning.labels import check_labels_present, class_names, to_classes
-from gelora.images import IMAGE_SUFFIXES, Images
+from gelora.images import IMAGE_SUFFIXES, Images, Pixels, images_in_column, stack_pixels
 from gelora.messages import nearest
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def find_class_names(table: ImageTable) -> tuple[str, ...]:
 
 def images_of(split: "Dataset", source: str) -> Images:
     """Return the images of a split made by `labelled_images`."""
-    return Images(len(split), lambda row: split[row]["image"], source)
+    return images_in_column(split, "image", source)
 
 
 class ImageRows(Sequence[Mapping[str, Any]]):
@@ -109,16 +109,15 @@ class ImageRows(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, row: Any) -> Any:
         """Return the row as ``pixel_values`` of shape (channels, height, width), and ``labels``."""
-        image = self._images.open(int(row), self._mode)
-        pixels = self._processor(images=[image], return_tensors="pt")["pixel_values"][0]
-        return {"pixel_values": pixels, "labels": self._labels[int(row)]}
+        pixels = Pixels(self._images, int(row), self._processor, self._mode)
+        return {**pixels, "labels": self._labels[int(row)]}
 
 
 def collate_images(rows: Sequence[Mapping[str, Any]]) -> "dict[str, torch.Tensor]":
     """Stack rows of one size into a batch."""
     import torch
 
-    pixels = torch.stack([row["pixel_values"] for row in rows])
+    pixels = stack_pixels([row["pixel_values"] for row in rows])
     return {"pixel_values": pixels, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
@@ -165,13 +164,13 @@ def _read_dataset(data: Any, task: Task, split: str, source: str) -> ImageTable:
         raise TypeError(f"`{split}` must be one split of a dataset of known length: pass data[{split!r}], not streamed")
     for name in (task.image, task.label):
         _check_column(name, data.column_names, task, split)
-    images = data.select_columns([task.image])
+    plain = data.with_format(None)
+    images = plain.select_columns([task.image])
     if task.image != "image":
         images = images.rename_column(task.image, "image")
     feature = data.features[task.label]
-    if not isinstance(images.features["image"], Image):
-        images = images.cast_column("image", Image())
-    return ImageTable(images, list(data[task.label]), tuple(getattr(feature, "names", None) or ()), source)
+    names = tuple(getattr(feature, "names", None) or ())
+    return ImageTable(images.cast_column("image", Image()), list(plain[task.label]), names, source)
 
 
 def _check_column(name: str, available: Sequence[str], task: Task, split: str) -> None:

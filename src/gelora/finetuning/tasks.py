@@ -1,7 +1,8 @@
 """Tasks and their data: read from files, memory or the hub, labels normalised, everything checked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class TaskData:
     train: "Dataset"
     validation: "Dataset"
     source: str
+    _marks: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def num_labels(self) -> int:
@@ -46,12 +48,18 @@ class TaskData:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all texts, or pixels, and labels in order."""
-        if self.task.image:
-            return fingerprint(
-                part
-                for split in (self.train, self.validation)
-                for part in (*_length_and_labels(split), *images_of(split, self.source).parts())
-            )
+        if not self._marks:  # once: images are all decoded for it
+            self._marks.append(self._hash_images() if self.task.image else self._hash_texts())
+        return self._marks[0]
+
+    def _hash_images(self) -> str:
+        return fingerprint(
+            part
+            for split in (self.train, self.validation)
+            for part in chain(_length_and_labels(split), images_of(split, self.source).parts())
+        )
+
+    def _hash_texts(self) -> str:
         columns = (*self.task.text, self.task.label)
         splits = (self.train, self.validation)
         return fingerprint(
@@ -79,7 +87,8 @@ def load_task(
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` as Parquet, CSV, TSV, JSON or JSON lines. Without it, a GLUE task
         is fetched from the Hugging Face hub; the user's own data stand in the task. Of an image task: folders ``train``
-        and ``validation``, in them one folder a class, in these the image files.
+        and ``validation`` (or ``val``, ``test``), in them one folder a class, in these the image files, which are
+        decoded when they are asked for.
     n_train, n_validation : int, optional
         Take that many rows, drawn by the seed alone.
     seed : int

@@ -249,6 +249,23 @@ def test_on_a_diagonal_problem_the_moments_of_s_are_those_of_adam() -> None:
     torch.testing.assert_close(model.layer.geolora_S.detach(), S.detach(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_under_adamw_k_and_l_move_no_further_than_s_can(size: float) -> None:
+    model = Matrix(3)
+    optimizer = GeoLoRAOptimizer(model, 0.01, tolerance=0.0, interval=1)
+    quadratic(size * PLANTED)(model()).backward()
+    optimizer.step()
+    kept, rank = model.layer.kept_rank, model.layer.rank
+    assert (kept, rank) == (3, 6)
+    S = model.layer.geolora_S.detach()
+    longest = 3 * 0.01
+    for moved in (S[kept:rank, :kept], S[:kept, kept:rank]):
+        assert 0 < float(moved.norm()) <= longest * (1 + 1e-9)
+    assert float(S[:kept, :kept].norm()) == pytest.approx(
+        longest, rel=1e-2
+    )  # AdamW's first step: the rate for each entry
+
+
 def test_a_constant_effective_scale_when_the_rank_moves() -> None:
     """The same update before and after a move of the bases that changes no singular value."""
     model = Matrix(6).put(PLANTED, 6)  # one singular value is zero
