@@ -14,7 +14,7 @@ from gelora.cli_options import Model, Progress, Revision, Seed, Trust, app
 )
 def estimate(
     model: Model,
-    data: Annotated[Path, typer.Option(help="Text, CSV, TSV, JSON lines or Parquet file.")],
+    data: Annotated[Path, typer.Option(help="Text, CSV, TSV, JSON lines or Parquet file; or a folder of images.")],
     output: Annotated[Path, typer.Option(help="The profile to write (netCDF).")],
     text_column: Annotated[
         list[str] | None, typer.Option(help="Column with the texts; twice for pairs, encoded together.")

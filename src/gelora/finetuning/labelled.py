@@ -38,7 +38,7 @@ def labelled_batches(
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` files; see `gelora.finetuning.tasks.load_task`.
     tokenizer : optional
-        A tokenizer, its folder or name; by default the one beside the weights.
+        A tokenizer, or for images an image processor, its folder or name; by default the one beside the weights.
     n_examples : int
         Train rows, drawn by the seed alone.
     batch_size : int
@@ -55,7 +55,8 @@ def labelled_batches(
     model : PreTrainedModel
         With a head, in evaluation mode.
     batches : list of dict
-        ``input_ids``, ``attention_mask`` and the like of shape (batch_size, n_tokens), and ``labels``.
+        ``input_ids``, ``attention_mask`` and the like of shape (batch_size, n_tokens), or of images ``pixel_values``
+        of shape (batch_size, channels, height, width); and ``labels``.
 
     Raises
     ------

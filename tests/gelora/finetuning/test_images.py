@@ -215,13 +215,114 @@ def test_a_dataset_and_rows_in_memory_are_the_same_task(task: Task) -> None:
     assert other.fingerprint() != expected.fingerprint()
 
 
+def test_a_folder_and_rows_in_memory_have_one_fingerprint(task: Task, tmp_path: Path) -> None:
+    found = load_task("images", write_folders(task, tmp_path / "data"))
+    by_class = {split: sorted(getattr(task, split), key=lambda row: row["what"]) for split in ("train", "validation")}
+    rows = load_task(Task(name="digits", image="picture", label="what", **by_class))
+    assert found.fingerprint() == rows.fingerprint()
+    assert found.validation["label"] == rows.validation["label"]
+    relabelled = [*by_class["train"][:-1], by_class["train"][-1] | {"what": CLASSES[0]}]
+    other = Task(name="digits", image="picture", label="what", **by_class | {"train": relabelled})
+    assert load_task(other).fingerprint() != found.fingerprint()
+
+
+def test_columns_of_pixels_and_of_other_formats_are_read(task: Task) -> None:
+    from datasets import Dataset
+    from datasets import Image as Column
+
+    rows = task.train[:40]
+    pixels = Dataset.from_dict({"picture": [row["picture"] for row in rows], "what": [row["what"] for row in rows]})
+    images = pixels.cast_column("picture", Column())
+    expected = load_task(Task(name="rows", image="picture", label="what", train=rows, validation=rows)).fingerprint()
+    for data in (pixels, images, images.with_format("torch"), images.cast_column("picture", Column(decode=False))):
+        own = Task(name="columns", image="picture", label="what", train=data, validation=data)
+        assert load_task(own).fingerprint() == expected
+
+
+def test_a_folder_whose_class_train_lacks_is_refused(task: Task, tmp_path: Path) -> None:
+    folder = write_folders(task, tmp_path / "data")
+    (folder / "validation" / CLASSES[3]).rename(folder / "validation" / "digit eleven")
+    with pytest.raises(ValueError, match=r"the label 'digit eleven' in row \d+ of the validation split is none of the 10"):
+        load_task("images", folder)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_a_loaded_model_is_tuned_and_left_as_it_was(
+    head: bool, vit: Path, task: Task, plan: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoImageProcessor, ViTForImageClassification, ViTModel
+
+    kind, options = (ViTForImageClassification, {"num_labels": 10}) if head else (ViTModel, {"add_pooling_layer": False})
+    model = kind.from_pretrained(vit, **options)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    own = AutoImageProcessor.from_pretrained(vit)
+    steps = RUN | {"max_steps": 6, "eval_steps": 6, "save_steps": 6, "n_train": 96, "n_validation": 40}
+    record = finetune(model, task, plan, output_dir=tmp_path / "out", tokenizer=own, **steps)
+    assert record.attrs["model_class"] == "ViTForImageClassification"
+    assert record["trainable_parameters"].values.tolist() == [plan.n_parameters, 32 * 10 + 10]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_finished_run_is_told_from_one_with_another_processor(
+    vit: Path, task: Task, plan: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoImageProcessor
+
+    steps = RUN | {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "n_train": 64, "n_validation": 20}
+    first = finetune(vit, task, plan, output_dir=tmp_path / "out", **steps)
+    again = finetune(vit, task, plan, output_dir=tmp_path / "out", **steps)
+    assert again.attrs["created"] == first.attrs["created"]
+    other = AutoImageProcessor.from_pretrained(vit, image_mean=[0.4])
+    with pytest.raises(ValueError, match="tokenizer"):
+        finetune(vit, task, plan, output_dir=tmp_path / "out", tokenizer=other, **steps)
+
+
+def test_the_command_line_tunes_on_folders_of_images(vit: Path, task: Task, plan: Any, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from gelora.cli import app
+
+    folder = write_folders(task, tmp_path / "data")
+    plan.save(tmp_path / "plan.json")
+    arguments = {
+        "model": vit,
+        "task": "images",
+        "data-dir": folder,
+        "plan": tmp_path / "plan.json",
+        "output": tmp_path / "out",
+        "max-steps": 2,
+        "n-train": 64,
+        "n-validation": 20,
+    }
+    flat = [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
+    result = CliRunner().invoke(app, ["finetune", *flat, "--no-progress"])
+    assert result.exit_code == 0, result.output
+    model, _ = load_adapter(tmp_path / "out" / "adapter")
+    assert model.config.id2label == dict(enumerate(CLASSES))
+
+
+def test_images_of_several_sizes_need_a_processor_that_resizes(vit: Path, plan: Any, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    sizes = ((8, 8), (8, 12))
+    rows = [{"image": np.zeros(size, np.uint8), "label": label} for size in sizes for label in ("a", "b")]
+    mine = Task(name="mine", image="image", train=rows, validation=rows)
+    own = AutoImageProcessor.from_pretrained(vit, do_resize=False)
+    with pytest.raises(ValueError, match=r"the pixel values of all images must be of one shape, got .* `do_resize`"):
+        finetune(vit, mine, plan, output_dir=tmp_path / "out", tokenizer=own, **RUN | {"max_steps": 2})
+
+
 def test_images_are_decoded_only_when_they_are_asked_for(task: Task, tmp_path: Path) -> None:
     folder = write_folders(task, tmp_path / "data")
     broken = folder / "train" / CLASSES[0] / "0000.png"
-    broken.write_bytes(b"no image")
-    found = load_task("images", folder)
-    with pytest.raises(ValueError, match=r"the image in row \d+ of .*train cannot be read \(.*0000.png.*\): replace"):
-        found.fingerprint()
+    whole = broken.read_bytes() if broken.exists() else (next(broken.parent.iterdir())).read_bytes()
+    for damaged in (b"no image", whole[:50]):
+        broken.write_bytes(damaged)
+        found = load_task("images", folder)
+        message = r"the image in row \d+ of .*train, '.*0000.png', cannot be read \(.*\): replace the file or leave it out"
+        with pytest.raises(ValueError, match=message):
+            found.fingerprint()
 
 
 @pytest.mark.parametrize(
