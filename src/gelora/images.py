@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,16 +214,21 @@ def images_in_column(data: Any, name: str, source: str) -> Images:
     from datasets import Image
 
     stored = data.with_format(None).select_columns([name]).cast_column(name, Image(decode=False))
-    decoded = stored.cast_column(name, Image())
-    return Images(
-        len(stored),
-        lambda row: decoded[row][name],
-        source,
-        lambda row: str((stored[row][name] or {}).get("path") or ""),
-    )
+    mode = getattr(data.features[name], "mode", None)
+
+    def get(row: int) -> Any:
+        value = stored[row][name]
+        if value is None:
+            return None
+        if value["bytes"] is None and not Path(value["path"]).is_file():  # inside an archive, or somewhere else
+            return Image(mode=mode).decode_example(value)
+        image = _open_file(Path(value["path"]) if value["bytes"] is None else BytesIO(value["bytes"]))
+        return image if mode is None else image.convert(mode)
+
+    return Images(len(stored), get, source, lambda row: str((stored[row][name] or {}).get("path") or ""))
 
 
-def _open_file(file: Path) -> Any:
+def _open_file(file: Path | BytesIO) -> Any:
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:

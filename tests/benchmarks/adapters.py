@@ -159,6 +159,7 @@ def _paired_runs(data: Path, pairs: int, steps: int) -> dict[str, Any]:
 
 def _train_seconds(data: Path, steps: int, *, ours: bool) -> float:
     from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
 
     from gelora.finetuning.adapters import make_adapter
     from gelora.finetuning.callbacks import History
@@ -187,7 +188,7 @@ def _train_seconds(data: Path, steps: int, *, ours: bool) -> float:
                 data_collator=inputs.collate,
                 processing_class=inputs.processor,
             )
-            trainer.remove_callback("PrinterCallback")
+            trainer.remove_callback(PrinterCallback)
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started

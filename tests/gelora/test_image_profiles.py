@@ -264,7 +264,7 @@ def test_images_of_several_sizes_need_a_processor_that_resizes(vit: Any, picture
 def test_a_damaged_image_is_named_with_its_path(vit: Any, processor: Any, folder: Path, pictures: Pictures) -> None:
     broken = folder / "a" / "02.png"
     broken.write_bytes(broken.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"the image in row 1 of .*pictures, '.*a/02.png', cannot be read \(.*\): repl"):
+    with pytest.raises(ValueError, match=r"the image in row 1 of .*, '.*a/02.png', cannot be read \(.*\): replace"):
         extract_representations(vit, folder, tokenizer=processor, **QUIET)
     with pytest.raises(ValueError, match=r"row 1 of a data set in memory cannot be read \(the row is empty\)"):
         extract_representations(vit, column_of([pictures[0], None]), tokenizer=processor, **QUIET)  # type: ignore[list-item]

@@ -158,19 +158,30 @@ def _read_own(data: Any, task: Task, split: str) -> ImageTable:
 
 
 def _read_dataset(data: Any, task: Task, split: str, source: str) -> ImageTable:
-    from datasets import Image
-
     if isinstance(data.column_names, dict) or not hasattr(data, "__len__"):
         raise TypeError(f"`{split}` must be one split of a dataset of known length: pass data[{split!r}], not streamed")
     for name in (task.image, task.label):
         _check_column(name, data.column_names, task, split)
     plain = data.with_format(None)
-    images = plain.select_columns([task.image])
-    if task.image != "image":
-        images = images.rename_column(task.image, "image")
     feature = data.features[task.label]
     names = tuple(getattr(feature, "names", None) or ())
-    return ImageTable(images.cast_column("image", Image()), list(plain[task.label]), names, source)
+    return ImageTable(_read_column(plain, task.image, split), list(plain[task.label]), names, source)
+
+
+def _read_column(data: Any, name: str, split: str) -> "Dataset":
+    """Return a column of images, of their paths or bytes, or of arrays of pixels, as a column ``image``."""
+    from datasets import Image, Value
+
+    images = data.select_columns([name])
+    if name != "image":
+        images = images.rename_column(name, "image")
+    feature = images.features["image"]
+    if isinstance(feature, Image | Value | dict):
+        return images.cast_column("image", Image(mode=getattr(feature, "mode", None)))
+    while hasattr(feature, "feature"):  # lists of lists
+        feature = feature.feature
+    arrays = images.with_format("numpy", dtype=np.dtype(feature.dtype))  # else integers become 64-bit
+    return _column([_as_image(arrays[row]["image"], split, row) for row in range(len(arrays))])
 
 
 def _check_column(name: str, available: Sequence[str], task: Task, split: str) -> None:
