@@ -53,7 +53,7 @@ def finetune(
         typer.Option(help="The rank plan (JSON), as `gelora ranks` writes; adapters without ranks go without."),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with train and validation files; without it the hub is asked.")
+        Path | None, typer.Option(help="Folder with train and validation, files or images by class; else the hub.")
     ] = None,
     adapter: Annotated[
         str,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gelora.blocks import position_limit
 from gelora.corpora import Texts, draw_rows, is_texts, read_texts
-from gelora.images import Pixels, image_mode, is_images, read_images, stack_pixels
+from gelora.images import Pixels, check_processor, image_mode, is_images, read_images, stack_pixels
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
 from gelora.tokenizing import (
@@ -150,7 +150,7 @@ def open_source(
 def _image_source(model: torch.nn.Module, data: Any, processor: Any, column: str | Sequence[str] | None) -> Source:
     """Open images, which the model's image processor turns into pixel values when they are drawn."""
     images = read_images(data, column)
-    made: Any = load_tokenizer(model, processor, "AutoImageProcessor")
+    made: Any = check_processor(load_tokenizer(model, processor, "AutoImageProcessor"))
     mode = image_mode(model)
 
     def features_of(rows: NDArray[np.int64]) -> tuple[Sequence[Mapping[str, torch.Tensor]], int]:

@@ -254,6 +254,15 @@ def test_options_of_texts_are_refused_for_images(
         extract_representations(vit, pictures, **({"tokenizer": processor} | QUIET | options))
 
 
+def test_a_tokenizer_is_no_image_processor(vit: Any, pictures: Pictures) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(TypeError, match=r"`tokenizer` must be an image processor for images, got \w+: give AutoImage"):
+        extract_representations(vit, pictures, tokenizer=words, **QUIET)
+
+
 def test_images_of_several_sizes_need_a_processor_that_resizes(vit: Any, pictures: Pictures) -> None:
     own = make_processor(1, do_resize=False)
     larger = [pictures[0], pictures[1].resize((12, 8))]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gelora.blocks import check_finite_parameters, find_blocks, weights_fingerprint
 from gelora.finetuning.quantized import loading_options, prepare_quantized
 from gelora.finetuning.tasks import TaskData
+from gelora.images import check_processor
 from gelora.models import load_pretrained, load_tokenizer
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def load_classifier(
     else:
         loaded, new = _from_loaded(model, data, precision)
     processor = load_tokenizer(loaded, tokenizer, _processor_class(data))
-    found = processor if data.task.image else _padding_tokenizer(loaded, processor)
+    found = check_processor(processor) if data.task.image else _padding_tokenizer(loaded, processor)
     check_finite_parameters(loaded)
     return Classifier(
         loaded,

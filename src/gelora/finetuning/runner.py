@@ -85,8 +85,8 @@ def finetune(
         A folder or hub name, or a loaded model with or without a classification head; a loaded one is copied and
         stays as it is.
     task : str or Task
-        The name of a GLUE task, e.g. ``"cola"``, or a `gelora.finetuning.tasks.Task` of your own, of
-        texts or images.
+        The name of a GLUE task, e.g. ``"cola"``; ``"images"`` for folders of images named by class; or a
+        `gelora.finetuning.tasks.Task` of your own, of texts or images. Images are not augmented.
     plan : RankPlan, str or Path, optional
         As `gelora.plan_ranks` returns, or its JSON file. Adapters without ranks take none.
     adapter : str or Adapter
@@ -97,7 +97,7 @@ def finetune(
         `gelora.finetuning.loading` loads any), ``predictions.parquet`` (validation labels, predictions and logits),
         ``checkpoints/`` and ``run.json``.
     data_dir : str or Path, optional
-        Folder with ``train`` and ``validation`` files; see `gelora.finetuning.tasks.load_task`.
+        Folder with ``train`` and ``validation`` files, or folders of images; see `gelora.finetuning.tasks.load_task`.
     tokenizer : optional
         A tokenizer, or for images an image processor, its folder or name; by default the one beside the weights.
     epochs : float
@@ -115,7 +115,7 @@ def finetune(
     dropout : float
         Of the inputs of the adapter's matrices, where it has some.
     max_length : int
-        Tokens a text or pair is cut to; fewer where the model takes fewer.
+        Tokens a text or pair is cut to; fewer where the model takes fewer. Not of images.
     n_train, n_validation : int, optional
         Take that many rows, drawn by the seed alone.
     seed : int

@@ -166,6 +166,8 @@ def run_training(trainer: RecordingTrainer, checkpoint: Path | None, evaluate_ag
         if checkpoint is not None and _is_complete(checkpoint):
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+            if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+                trainer._load_best_model()
         else:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         steps = trainer.state.global_step

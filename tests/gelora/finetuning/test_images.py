@@ -315,6 +315,16 @@ def test_the_command_line_tunes_on_folders_of_images(vit: Path, task: Task, plan
     assert model.config.num_labels == 10
 
 
+def test_a_tokenizer_is_no_image_processor(vit: Path, task: Task, plan: Any, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(TypeError, match=r"`tokenizer` must be an image processor for images, got \w+: give AutoImage"):
+        finetune(vit, task, plan, output_dir=tmp_path / "out", tokenizer=words, **RUN)
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_of_several_sizes_need_a_processor_that_resizes(vit: Path, plan: Any, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor
 

@@ -233,8 +233,14 @@ class GeoLoRAOptimizer(torch.optim.AdamW):
     def _widen(self, layer: GeoLoRALinear, GV: Tensor, GtU: Tensor, rate: float) -> None:
         """Put new directions on trial; their moments are zero."""
         U, S, V = _factors(layer)
-        wide = widen(U, S.diagonal(), V, GV, GtU, rate, layer.max_rank)
         kept = layer.rank
+        if 2 * kept > layer.max_rank:
+            # No room for all new directions: what fits of the augmented matrix, so that bases at the ceiling move too.
+            one = augment(U, S, V, GV, GtU, rate)
+            self._take(layer, one, min(layer.max_rank, len(one.sigma)))
+            layer.set_rank(layer.rank, kept)
+            return
+        wide = widen(U, S.diagonal(), V, GV, GtU, rate, layer.max_rank)
         _put(layer, *wide)
         layer.set_rank(wide[1].shape[0], kept)
 

@@ -90,6 +90,17 @@ def test_adamw_recovers_the_planted_rank_from_any_starting_rank(start: int, inte
     assert losses[-1] < 1e-3 * losses[0]
 
 
+@pytest.mark.parametrize(("ceiling", "interval"), [(1, 1), (2, 1), (4, 1), (8, 1), (1, 10), (2, 10), (4, 10)])
+def test_a_target_of_the_ceiling_s_rank_is_recovered_at_the_ceiling(ceiling: int, interval: int) -> None:
+    """Without room for new directions the bases must move all the same."""
+    target = matrix([3.0 - 0.2 * place for place in range(ceiling)], seed=40)
+    options = {"method": "adamw", "interval": interval, "truncation": "on_trial", "min_rank": 2}
+    losses, ranks = train(Matrix(ceiling, ceiling), quadratic(target), 0.02, 2500, **options)
+    assert max(ranks) <= ceiling
+    assert ranks[-1] == ceiling
+    assert losses[-1] < 1e-2 * losses[0]
+
+
 def test_a_stationary_point_of_too_small_a_rank_is_left_on_trial_only() -> None:
     """Where G is normal to the matrices of that rank, G V and GᵀU vanish: neither tells where to grow."""
     final = []
