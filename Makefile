@@ -60,9 +60,10 @@ figures: $(INSTALLED) $(DEMO)/profile.nc  ## the figures of paper_figures/ from 
 	  $(DEMO)/plan-uniform.json --output $(DEMO)/figures
 	$(BIN)/python paper_figures/geolora_ranks.py docs/benchmarks/geolora_ranks.nc --output $(DEMO)/figures
 
-bench: $(INSTALLED)  ## speed: the pieces, then the estimators beside their limits and rivals, from DATA=FOLDER, into docs/benchmarks/
+bench: $(INSTALLED)  ## speed: the pieces, the estimators beside limits and rivals, and steps of the adapters, from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
 	$(BIN)/python tests/benchmarks/estimator_speed.py $(if $(DATA),--data $(DATA)) $(if $(DADAPY),--dadapy $(DADAPY))
+	$(if $(DATA),$(BIN)/python tests/benchmarks/adapters.py --data $(DATA) --part steps && $(BIN)/python tests/benchmarks/adapters_page.py)
 
 bench-accuracy: $(INSTALLED)  ## coverage of every interval and the benchmark manifolds, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/interval_coverage.py

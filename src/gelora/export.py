@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gelora.files import atomic_path, make_folder
-from gelora.messages import nearest
+from gelora.messages import check_choice, nearest
 from gelora.plan_check import Planned
 from gelora.quiet import quiet_libraries
 
@@ -168,8 +168,7 @@ def write_adapter_config(
         If the folder holds a trained adapter, which another configuration would make unreadable, or training
         parameters that this export would leave in force.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}{nearest(str(layout), LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     if layout == "peft" and training_params is not None:
         raise ValueError('`training_params` belong to `layout="metamathqa"`: leave them out, or choose it')
     target = Path(folder)

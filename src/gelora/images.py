@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 N_HASHED = 5000
+# PIL cuts these at 255 when it converts them, which leaves black and white.
+WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+UNSCALED_MODES = ("I", "F")
+
+
+def _no_path(_: int) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +46,13 @@ class Images:
     length: int
     get: Callable[[int], Any]
     source: str
-    path_of: Callable[[int], str] = lambda _: ""
+    path_of: Callable[[int], str] = _no_path
 
     def __len__(self) -> int:
         return self.length
 
     def open(self, row: int, mode: str | None = None) -> Any:
-        """Decode one image, converted to ``mode`` where one is given.
+        """Decode one image, converted to ``mode`` where one is given; 16-bit grey is scaled to 8 bits first.
 
         Raises
         ------
@@ -58,6 +66,7 @@ class Images:
             if image is None:
                 raise ValueError("the row is empty")
             image.load()
+            return image if mode is None else _convert(image, mode)
         # What PIL raises for files that are damaged, too large or no images.
         except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
             path = self.path_of(row)
@@ -65,7 +74,6 @@ class Images:
             raise ValueError(
                 f"the image in {where} cannot be read ({error}): replace the file or leave it out"
             ) from error
-        return image if mode is None else image.convert(mode)
 
     def parts(self, rows: Iterable[int] | None = None) -> Iterator[bytes]:
         """Yield mode, size and pixels of each image, one at a time, for a fingerprint."""
@@ -199,13 +207,19 @@ def read_images(data: Any, column: str | Sequence[str] | None = None) -> Images:
         If a folder holds no images.
     ValueError
         If the column is none of images, or has to be named.
+    TypeError
+        If a data set is streamed: rows are drawn from all of it.
     """
     if isinstance(data, Images):
         return data
+    if hasattr(data, "column_names") and not hasattr(data, "__len__"):
+        raise TypeError(
+            f"`data` must be a data set of known length, got {type(data).__name__}: load it without streaming=True"
+        )
     if not hasattr(data, "column_names") and column is not None:
         raise ValueError(f"`text_column` names a column of a dataset: leave it out for images, got {column!r}")
     if isinstance(data, str | Path):
-        files = sorted(file for file in Path(data).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = image_files(Path(data))
         if not files:
             raise FileNotFoundError(
                 f"`data`: the folder {str(data)!r} holds no images ({', '.join(IMAGE_SUFFIXES)}); texts are read from "
@@ -225,23 +239,60 @@ def read_images(data: Any, column: str | Sequence[str] | None = None) -> Images:
     return Images(len(images), lambda row: images[row], f"{type(data).__name__} of images in memory")
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in ``folder`` and its subfolders, sorted, without hidden ones.
+
+    Hidden are the files and folders whose name begins with a dot, as editors and archives leave them behind.
+    """
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in found if not any(map(is_hidden, file.relative_to(folder).parts)))
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder of that name is hidden."""
+    return name.startswith(".")
+
+
 def images_in_column(data: Any, name: str, source: str) -> Images:
     """Return the images of a column of a ``datasets.Dataset``, whatever format it is set to."""
     from datasets import Image
 
     stored = data.with_format(None).select_columns([name]).cast_column(name, Image(decode=False))
     mode = getattr(data.features[name], "mode", None)
+    # No closures: the workers of a DataLoader get them pickled on some systems.
+    return Images(len(stored), partial(_stored_image, stored, name, mode), source, partial(_stored_path, stored, name))
 
-    def get(row: int) -> Any:
-        value = stored[row][name]
-        if value is None:
-            return None
-        if value["bytes"] is None and not Path(value["path"]).is_file():  # inside an archive, or somewhere else
-            return Image(mode=mode).decode_example(value)
-        image = _open_file(Path(value["path"]) if value["bytes"] is None else BytesIO(value["bytes"]))
-        return image if mode is None else image.convert(mode)
 
-    return Images(len(stored), get, source, lambda row: str((stored[row][name] or {}).get("path") or ""))
+def _stored_image(stored: Any, name: str, mode: str | None, row: int) -> Any:
+    from datasets import Image
+
+    value = stored[row][name]
+    if value is None:
+        return None
+    if value["bytes"] is None and not Path(value["path"]).is_file():  # inside an archive, or somewhere else
+        return Image(mode=mode).decode_example(value)
+    image = _open_file(Path(value["path"]) if value["bytes"] is None else BytesIO(value["bytes"]))
+    return image if mode is None else _convert(image, mode)
+
+
+def _stored_path(stored: Any, name: str, row: int) -> str:
+    return str((stored[row][name] or {}).get("path") or "")
+
+
+def _convert(image: Any, mode: str) -> Any:
+    """Convert an image to ``mode``, 16-bit grey by way of 8 bits."""
+    if image.mode == mode:
+        return image
+    if image.mode in UNSCALED_MODES:
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range, scale them to 8 bits")
+    if image.mode in WIDE_MODES:
+        from PIL import Image
+
+        scaled = np.asarray(image).astype(np.float64) / 257  # 65535 becomes 255
+        image = Image.fromarray(scaled.round().astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # else PIL warns; the colours are the same
+    return image.convert(mode)
 
 
 def _open_file(file: Path | BytesIO) -> Any:

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,6 +73,41 @@ def check_integer(name: str, value: Any, least: int, more: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}{more}, got {value!r}")
     return int(value)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    what: str,
+    *,
+    least: float = 0.0,
+    below: float = math.inf,
+    least_excluded: bool = False,
+    most: float = math.inf,
+) -> float:
+    """Return ``value`` if it is a number in the range; ``what`` says in words what it must be.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+
+    Examples
+    --------
+    >>> check_number("dropout", 0.1, "a probability below 1", below=1)
+    0.1
+    """
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not least <= value < below or value > most or (least_excluded and value == least):
+        raise ValueError(f"`{name}` must be {what}, got {value!r}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str], more: str = "") -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``; ``more`` says what else would do."""
+    known = tuple(allowed)
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {', '.join(known)}{more}, got {value!r}{nearest(str(value), known)}")
 
 
 def check_confidence(confidence: float) -> float:

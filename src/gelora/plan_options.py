@@ -7,7 +7,7 @@ from typing import Any
 
 from gelora.evidence import COMBINATIONS
 from gelora.geometry import ROUNDINGS
-from gelora.messages import check_confidence, check_integer, nearest
+from gelora.messages import check_choice, check_confidence, check_integer
 from gelora.rank_uncertainty import STATISTICS
 
 
@@ -45,10 +45,7 @@ class PlanOptions:
             ("statistic", ("point", *STATISTICS)),
             ("combine", tuple(COMBINATIONS)),
         ):
-            value = getattr(self, name)
-            if value not in allowed:
-                hint = nearest(str(value), allowed)
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}{hint}")
+            check_choice(name, getattr(self, name), allowed)
         check_confidence(self.confidence)
         check_integer("offset", self.offset, 0)
         check_integer("minimum", self.minimum, 1)

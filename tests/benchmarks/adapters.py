@@ -28,7 +28,8 @@ from gelora.provenance import package_versions
 PARTS = ("steps", "table", "rates", "ranks")
 N_TRAIN = 1500
 RANK = 8
-# Adapter, what plan it gets, and its learning rate: published or usual ones, scaled up to a small model and few steps.
+# Adapter, what plan it gets, and its learning rate: usual ones, scaled up to a small model and few steps; those of
+# AdaLoRA and GeoLoRA are the best of the part `rates`, as their coefficients start at zero in bases that have norm 1.
 TABLE: dict[str, tuple[str, str, float]] = {
     "full": ("full", "none", 1e-4),
     "bitfit": ("bitfit", "none", 3e-3),
@@ -36,13 +37,14 @@ TABLE: dict[str, tuple[str, str, float]] = {
     "pfeiffer": ("pfeiffer(width=8)", "none", 2e-3),
     "lora": ("lora", "uniform", 2e-3),
     "gelora (geometric × lora)": ("lora", "geometric", 2e-3),
-    "rslora": ("rslora", "uniform", 2e-3),
+    "rslora": ("rslora(alpha=8)", "uniform", 2e-3),
     "dora": ("dora", "uniform", 2e-3),
-    "adalora": ("adalora", "uniform", 2e-3),
+    "adalora": ("adalora", "uniform", 3e-2),
     "eva": ("eva", "uniform", 2e-3),
     "sora": ("sora", "uniform", 2e-3),
-    "geolora": ("geolora", "uniform", 2e-3),
-    "geolora from the geometric plan": ("geolora", "geometric", 2e-3),
+    "geolora": ("geolora", "uniform", 1e-2),
+    "geolora from the geometric plan": ("geolora", "geometric", 1e-2),
+    "geolora under the geometric plan": ("geolora(plan_as='ceiling')", "geometric", 1e-2),
 }
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 STARTS = (2, 8, 24)
@@ -56,13 +58,13 @@ def measure_steps(data: Path, pairs: int, block: int) -> dict[str, Any]:
         "sora": "sora",
         "adalora": "adalora",
         # As much rank kept as LoRA has, and as much again on trial: what it costs in the middle of a run.
-        "geolora": f"geolora(budget={24 * RANK}, max_rank={4 * RANK})",
-        "geolora, truncated at once": f"geolora(budget={24 * RANK}, max_rank={4 * RANK}, truncation='at_once')",
+        "geolora": f"geolora(budget={24 * RANK})",
+        "geolora, truncated at once": f"geolora(budget={24 * RANK}, truncation='at_once')",
     }
     for label, adapter in rivals.items():
         found[label] = _paired(Stepper("lora", data), Stepper(adapter, data), pairs, block)
         say(label, found[label])
-    found["runner"] = _paired_runs(data, pairs=max(3, pairs // 2), steps=20)
+    found["runner"] = _paired_runs(data, pairs=max(3, pairs // 2), steps=40)
     say("runner", found["runner"])
     return found
 
@@ -176,7 +178,7 @@ def _train_seconds(data: Path, steps: int, *, ours: bool) -> float:
             output_dir=folder, max_steps=steps, per_device_train_batch_size=32, use_cpu=True, seed=0, **plain
         )
         if ours:
-            history = History(None, ranks=adapted.ranks)
+            history = History(ranks=adapted.ranks)
             trainer: Any = make_trainer(
                 adapted, arguments, inputs, history=history, evaluate_outputs=lambda logits, labels: {}, progress=False
             )
@@ -271,7 +273,7 @@ def measure_rates(data: Path, steps: int) -> dict[str, Any]:
     """Train at higher and higher rates: who still learns?"""
     plan = plan_ranks(None, demo_model(), "uniform", rank=RANK)
     found: dict[str, Any] = {"steps": steps, "rows": []}
-    for adapter in ("adalora", "geolora"):
+    for adapter in ("lora", "adalora", "geolora"):
         for rate in RATES:
             with tempfile.TemporaryDirectory() as folder:
                 entry: dict[str, Any] = {"adapter": adapter, "learning_rate": rate}

@@ -83,7 +83,7 @@ def scores(part: dict[str, Any]) -> str:
             f"{ranks} by block. Parameters are those of the adapter as saved, without the head; the rank is the mean over the "
             "matrices at the end. Peak memory is the resident set of the process, libraries and data included. The last two "
             "columns load the saved folder again: largest difference of a logit, and whether all predictions are the same. "
-            "rsLoRA at its default α is LoRA where all ranks are equal. Learning rates are usual ones, not tuned: the table shows that each adapter works and what it costs, not which is "
+            "Learning rates are usual ones, those of AdaLoRA and GeoLoRA from the section on rates: the table shows that each adapter works and what it costs, not which is "
             "best.",
             table(
                 [

@@ -180,6 +180,56 @@ def test_pictures_are_turned_as_the_camera_says(tmp_path: Path) -> None:
     assert read_images(column).fingerprint() == found.fingerprint()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_grey_of_sixteen_bits_is_scaled_to_eight(mode: str, tmp_path: Path) -> None:
+    """PIL by itself cuts at 255: all but the darkest pixels would be white."""
+    eight = np.random.default_rng(2).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(eight.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    assert read_images(tmp_path).open(0).mode == "I;16"
+    expected = np.asarray(Image.fromarray(eight).convert(mode))
+    np.testing.assert_array_equal(np.asarray(read_images(tmp_path).open(0, mode)), expected)
+    from datasets import Dataset, Features
+    from datasets import Image as Column
+
+    for column in (Column(), Column(mode=mode)):
+        data = Dataset.from_dict({"a": [str(tmp_path / "wide.png")]}, features=Features({"a": column}))
+        np.testing.assert_array_equal(np.asarray(read_images(data).open(0, mode)), expected)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_of_no_known_range_are_refused(kind: type, tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 8), kind)).save(tmp_path / "one.tif")
+    with pytest.raises(
+        ValueError, match=r"one.tif', cannot be read \(pixels of mode '[FI]' have no known range, scale"
+    ):
+        read_images(tmp_path).open(0, "RGB")
+
+
+def test_a_palette_with_transparent_colours_keeps_them_without_a_warning(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
+    picture.save(tmp_path / "one.png", transparency=b"\x00\x01\x02")
+    found = read_images(tmp_path).open(0, "RGB")
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(picture.convert("RGB")))
+
+
+def test_hidden_files_and_folders_are_left_out(folder: Path) -> None:
+    whole = read_images(folder).fingerprint()
+    (folder / "a" / "._00.png").write_bytes(b"left behind by an archive")
+    (folder / ".thumbnails").mkdir()
+    Image.new("L", (8, 8)).save(folder / ".thumbnails" / "00.png")
+    assert read_images(folder).fingerprint() == whole
+    hidden = folder.rename(folder.parent / ".pictures")  # what the user names is read
+    assert len(read_images(hidden)) == 40
+
+
+def test_a_streamed_data_set_is_refused(vit: Any, processor: Any, pictures: Pictures) -> None:
+    streamed = column_of(pictures).to_iterable_dataset()
+    with pytest.raises(
+        TypeError, match=r"`data` must be a data set of known length, got IterableDataset: load it with"
+    ):
+        extract_representations(vit, streamed, tokenizer=processor, **QUIET)
+
+
 def test_a_column_is_read_whatever_its_format(vit: Any, processor: Any, pictures: Pictures) -> None:
     from datasets import Image as Column
 

@@ -1,6 +1,5 @@
 """AdaLoRA as an adapter: peft's, from the ranks of a plan, saved as the plain LoRA that is left at the end."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gelora.finetuning.adaptation import PEFT, Adapted, Setting, train_in_float32
 from gelora.finetuning.lora import lora_config
 from gelora.finetuning.lora_folder import save_lora
-from gelora.messages import check_integer
+from gelora.messages import check_integer, check_number
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +56,9 @@ class AdaLoRA:
 
     def __post_init__(self) -> None:
         for name in ("target", "beta1", "beta2"):
-            _check_number(name, getattr(self, name), "a number above 0 and below 1", above=0.0, below=1.0)
+            check_number(name, getattr(self, name), "a number above 0 and below 1", least_excluded=True, below=1)
         for name in ("warmup", "final"):
-            _check_number(name, getattr(self, name), "a share of the run, at least 0 and below 1", below=1.0)
+            check_number(name, getattr(self, name), "a share of the run, at least 0 and below 1", below=1)
         if self.warmup + self.final >= 1:
             raise ValueError(
                 f"`warmup` and `final` must leave a part of the run between them, got {self.warmup} and {self.final}: "
@@ -67,7 +66,7 @@ class AdaLoRA:
             )
         if self.interval is not None:
             check_integer("interval", self.interval, 1, ", or None for a hundredth of the run")
-        _check_number("orthogonality", self.orthogonality, "a number of at least 0")
+        check_number("orthogonality", self.orthogonality, "a number of at least 0")
 
     def __call__(self, setting: Setting) -> Adapted:
         """Put an AdaLoRA layer of the planned rank beside each planned matrix."""
@@ -146,9 +145,3 @@ def _penalise_in_training_only(tuner: "nn.Module") -> None:
         config.orth_reg_weight = weight if module.training else 0.0
 
     own.register_forward_pre_hook(choose)
-
-
-def _check_number(name: str, value: Any, what: str, *, above: float = -1.0, below: float = math.inf) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not max(0.0, above) <= value < below or value == above:
-        raise ValueError(f"`{name}` must be {what}, got {value!r}")

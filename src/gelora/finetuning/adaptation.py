@@ -88,6 +88,8 @@ class Adapted:
     make_optimizer : callable, optional
         From the TrainingArguments and the names of the parameters that Trainer would decay; where absent, it makes its
         own optimizer.
+    finish : callable, optional
+        Called when training is over, before the last evaluation: returns whether it changed the model.
     callbacks : tuple of transformers.TrainerCallback
         For adapters that act between the steps of the optimiser.
     """
@@ -102,6 +104,7 @@ class Adapted:
     kept: tuple[str, ...] = ()
     extra: ExtraState | None = None
     make_optimizer: "Callable[[TrainingArguments, Collection[str]], torch.optim.Optimizer] | None" = None
+    finish: Callable[[], bool] | None = None
     callbacks: tuple["TrainerCallback", ...] = ()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gelora.blocks import Block, find_blocks, matrix_shape
 from gelora.finetuning.adaptation import OWN, Adapted, Setting, freeze_but_head, train_in_float32
 from gelora.finetuning.own_folder import SHAPE_FILE, load_own, read_shape, save_own
-from gelora.messages import check_integer, nearest
+from gelora.messages import check_choice, check_integer
 from gelora.targets import find_matrices
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ class _Bottlenecks:
     def __post_init__(self) -> None:
         if self.width is not None:
             check_integer("width", self.width, 1, f", or None for the plan's ranks or {DEFAULT_WIDTH}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"`activation` must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
-                f"{nearest(str(self.activation), ACTIVATIONS)}"
-            )
+        check_choice("activation", self.activation, ACTIVATIONS)
 
     def __call__(self, setting: Setting) -> Adapted:
         """Put a bottleneck behind the sublayers of each block.

@@ -25,28 +25,20 @@ class History(TrainerCallback, ExportableState):
 
     Parameters
     ----------
-    attributes : dict, optional
-        What a checkpoint kept.
     ranks : callable, optional
         Returns the ranks as they are now, by module.
     moving : bool
         Whether they can change.
     """
 
-    def __init__(
-        self,
-        attributes: dict[str, Any] | None = None,
-        ranks: Callable[[], Mapping[str, int]] = dict,
-        moving: bool = False,
-    ) -> None:
-        stored = attributes or {}
+    def __init__(self, ranks: Callable[[], Mapping[str, int]] = dict, moving: bool = False) -> None:
         self._ranks, self._moving = ranks, moving
-        self.rank_steps: list[int] = list(stored.get("rank_steps", []))
-        self.rank_values: list[list[int]] = list(stored.get("rank_values", []))
-        self.losses: list[float] = list(stored.get("losses", []))
-        self.learning_rates: list[float] = list(stored.get("learning_rates", []))
-        self.seconds: list[float] = list(stored.get("seconds", []))
-        self.evaluations: list[dict[str, float]] = list(stored.get("evaluations", []))
+        self.losses: list[float] = []
+        self.learning_rates: list[float] = []
+        self.seconds: list[float] = []
+        self.evaluations: list[dict[str, float]] = []
+        self.rank_steps: list[int] = []
+        self.rank_values: list[list[int]] = []
         self._pending: list[torch.Tensor] = []
         self._step: torch.Tensor | None = None
         self._rate = math.nan
@@ -99,8 +91,8 @@ class History(TrainerCallback, ExportableState):
         often = self._pending[-1].device.type == "cpu" if self._pending else True
         if often or control.should_save or control.should_evaluate or state.global_step % READ_EVERY == 0:
             self.read()
-            if self._moving:
-                self.read_ranks(state.global_step)
+        if self._moving:
+            self.read_ranks(state.global_step)
         now = time.perf_counter()
         self.seconds.append(now - self._mark)
         self._mark = now

@@ -224,6 +224,7 @@ def _with_head(model: "PreTrainedModel", data: TaskData) -> tuple["PreTrainedMod
     config = copy.deepcopy(model.config)
     for name, value in labels_of(data).items():
         setattr(config, name, value)
+    config.architectures = config.architectures or []  # None, of a model made in memory, is not iterated over
     try:
         own: PreTrainedModel = getattr(transformers, _auto_class(data)).from_config(config, dtype=model.dtype)
     except ValueError as error:

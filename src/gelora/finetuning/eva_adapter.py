@@ -1,7 +1,6 @@
 """EVA as an adapter: LoRA whose A starts with the directions that the inputs of each matrix vary in most."""
 
 import itertools
-import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gelora.finetuning.adaptation import Adapted, Setting
 from gelora.finetuning.lora import adapt, lora_config
-from gelora.messages import check_integer
+from gelora.messages import check_integer, check_number
 from gelora.plan import RankPlan
 
 if TYPE_CHECKING:
@@ -52,10 +51,8 @@ class EVA:
     plan_use: ClassVar[str] = "required"
 
     def __post_init__(self) -> None:
-        if isinstance(self.rho, bool) or not isinstance(self.rho, int | float) or not 1 <= self.rho < math.inf:
-            raise ValueError(f"`rho` must be a number of at least 1, got {self.rho!r}: 1 keeps the plan's ranks")
-        if isinstance(self.tau, bool) or not isinstance(self.tau, int | float) or not 0 < self.tau <= 1:
-            raise ValueError(f"`tau` must be a cosine similarity above 0 and up to 1, got {self.tau!r}")
+        check_number("rho", self.rho, "a number of at least 1, which keeps the plan's ranks", least=1)
+        check_number("tau", self.tau, "a cosine similarity above 0 and up to 1", least_excluded=True, most=1)
         check_integer("max_batches", self.max_batches, 2)
 
     def __call__(self, setting: Setting) -> Adapted:

@@ -89,6 +89,13 @@ class GeoLoRA:
         def count() -> int:
             return sum(layer.rank * (layer.in_features + layer.out_features) for layer in layers.values())
 
+        def finish() -> bool:
+            """Judge what is still on trial where the run was stopped before it settled."""
+            if all(layer.rank == layer.kept_rank for layer in layers.values()):
+                return False
+            self._optimizer(model, 1.0).settle()
+            return True
+
         def make_optimizer(arguments: "TrainingArguments", decayed: Collection[str]) -> "GeoLoRAOptimizer":
             return self._optimizer(
                 model,
@@ -109,6 +116,7 @@ class GeoLoRA:
             moving_ranks=True,
             kept=tuple(f"{name}.{tensor}" for name in layers for tensor in tensors),
             make_optimizer=make_optimizer,
+            finish=finish,
             callbacks=(Settling(self.settle),),
         )
 

@@ -37,7 +37,7 @@ class Task:
     train, validation : optional
         The user's own data: a ``datasets.Dataset``, a ``pandas.DataFrame``, a list of dicts or the path of a
         Parquet, CSV, TSV, JSON or JSON lines file. Of images: a ``datasets.Dataset`` with an image column, or a list
-        of dicts with PIL images, paths or ``uint8`` arrays of shape (height, width) or (height, width, 3).
+        of dicts with PIL images, paths or ``uint8`` arrays of shape (height, width) or (height, width, channels).
     hub_splits : tuple of two str
         Names of the two splits of the GLUE set on the hub.
     hub_name : str

@@ -9,7 +9,7 @@ import numpy as np
 
 from gelora.finetuning.glue import Task
 from gelora.finetuning.labels import check_labels_present, class_names, to_classes
-from gelora.images import IMAGE_SUFFIXES, Images, Pixels, images_in_column, stack_pixels
+from gelora.images import IMAGE_SUFFIXES, Images, Pixels, image_files, images_in_column, is_hidden, stack_pixels
 from gelora.messages import nearest
 
 if TYPE_CHECKING:
@@ -131,9 +131,8 @@ def _read_folder(folder: Path, split: str) -> ImageTable:
         )
     files = [
         (file, place.name)
-        for place in sorted(path for path in places[0].iterdir() if path.is_dir())
-        for file in sorted(place.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        for place in sorted(path for path in places[0].iterdir() if path.is_dir() and not is_hidden(path.name))
+        for file in image_files(place)
     ]
     if not files:
         raise FileNotFoundError(
@@ -146,10 +145,11 @@ def _read_own(data: Any, task: Task, split: str) -> ImageTable:
     source = f"the task's own {split} data"
     if hasattr(data, "column_names") and hasattr(data, "features"):
         return _read_dataset(data, task, split, source)
-    if isinstance(data, list | tuple) and data and all(isinstance(row, Mapping) for row in data):
+    if isinstance(data, list | tuple) and all(isinstance(row, Mapping) for row in data):
+        _check_any(data, split)
         for name in (task.image, task.label):
             _check_column(name, list(data[0]), task, split)
-        images = [_as_image(row[task.image], split, place) for place, row in enumerate(data)]
+        images = [_as_image(row.get(task.image), split, place) for place, row in enumerate(data)]
         return ImageTable(_column(images), [row.get(task.label) for row in data], (), source)
     raise TypeError(
         f"`{split}` must be a datasets.Dataset with an image column or a list of dicts with images, got "
@@ -160,6 +160,7 @@ def _read_own(data: Any, task: Task, split: str) -> ImageTable:
 def _read_dataset(data: Any, task: Task, split: str, source: str) -> ImageTable:
     if isinstance(data.column_names, dict) or not hasattr(data, "__len__"):
         raise TypeError(f"`{split}` must be one split of a dataset of known length: pass data[{split!r}], not streamed")
+    _check_any(data, split)
     for name in (task.image, task.label):
         _check_column(name, data.column_names, task, split)
     plain = data.with_format(None)
@@ -184,6 +185,11 @@ def _read_column(data: Any, name: str, split: str) -> "Dataset":
     return _column([_as_image(arrays[row]["image"], split, row) for row in range(len(arrays))])
 
 
+def _check_any(data: Any, split: str) -> None:
+    if not len(data):
+        raise ValueError(f"`{split}` must hold at least one image, got none: give rows of images and labels")
+
+
 def _check_column(name: str, available: Sequence[str], task: Task, split: str) -> None:
     if name not in available:
         raise ValueError(
@@ -196,16 +202,21 @@ def _as_image(value: Any, split: str, row: int) -> Any:
     """Return a PIL image, the path of one, or an array of 8-bit pixels as a PIL image."""
     from PIL import Image
 
-    if isinstance(value, Image.Image | str):
+    if isinstance(value, Image.Image):
+        return value.copy()  # without its file name: a data set would read the file again, not what was made of it
+    if isinstance(value, str):
         return value
     if isinstance(value, Path):
         return str(value)
     pixels = np.asarray(value)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+    if pixels.ndim == 3 and pixels.shape[2] == 1:  # one channel
+        pixels = pixels[:, :, 0]
+    fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not fits or not pixels.size:
         raise TypeError(
             f"the image in row {row} of the {split} split must be a PIL image, a path or an array of uint8 of shape "
-            f"(height, width) or (height, width, 3), got {type(value).__name__} of type {pixels.dtype}, shape "
-            f"{pixels.shape}"
+            "(height, width) or (height, width, channels) with 1, 3 or 4 channels, got "
+            f"{type(value).__name__} of type {pixels.dtype}, shape {pixels.shape}"
         )
     return Image.fromarray(pixels)
 

@@ -43,7 +43,8 @@ def to_classes(labels: Sequence[Any], names: Sequence[str], split: str, stored_n
     Parameters
     ----------
     labels : sequence
-        Names of classes, or their indices, also as text, as a CSV file has them.
+        Names of classes, or their indices, also as text, as a CSV file has them; where the names are numbers
+        themselves, names alone.
     names : sequence of str
         The classes.
     split : str
@@ -68,6 +69,8 @@ def to_classes(labels: Sequence[Any], names: Sequence[str], split: str, stored_n
     if stored_names and set(stored_names) == set(names):
         by_index = {str(position): by_name[name] for position, name in enumerate(stored_names)}
         table = by_name | by_index
+    elif all(name.isdecimal() for name in names):
+        table = by_name  # a number is a name then: an index would be taken for another class
     else:
         table = by_index | by_name
     found = []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gelora.finetuning.adaptation import PEFT, Adapted, Setting, count_trainable, train_in_float32
+from gelora.messages import check_number
 from gelora.plan import RankPlan
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class RsLoRA:
     plan_use: ClassVar[str] = "required"
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not (isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf):
-            raise ValueError(f"`alpha` must be a positive number, or None for the plan's own, got {self.alpha!r}")
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, "a positive number, or None for the plan's own", least_excluded=True)
 
     def __call__(self, setting: Setting) -> Adapted:
         """Put a LoRA matrix of the planned rank beside each planned matrix, scaled by α / √r."""

@@ -1,14 +1,11 @@
 """The options of a run: checked here, handed to Hugging Face's TrainingArguments."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gelora.messages import check_integer, nearest
+from gelora.messages import check_choice, check_integer, check_number, nearest
 from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -98,13 +95,13 @@ class Options:
         check_integer("seed", self.seed, 0)
         if self.max_steps != -1:
             check_integer("max_steps", self.max_steps, 1, ", or -1 for all epochs")
-        _check_number("epochs", self.epochs, 0, math.inf, "a positive number", lowest_excluded=True)
-        _check_number("learning_rate", self.learning_rate, 0, math.inf, "a positive number", lowest_excluded=True)
-        _check_number("weight_decay", self.weight_decay, 0, math.inf, "a number of at least 0")
-        _check_number("warmup_ratio", self.warmup_ratio, 0, 1, "a share of all steps, at least 0 and below 1")
-        _check_number("dropout", self.dropout, 0, 1, "a probability, at least 0 and below 1")
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("device", self.device, DEVICES)
+        check_number("epochs", self.epochs, "a positive number", least_excluded=True)
+        check_number("learning_rate", self.learning_rate, "a positive number", least_excluded=True)
+        check_number("weight_decay", self.weight_decay, "a number of at least 0")
+        check_number("warmup_ratio", self.warmup_ratio, "a share of all steps, at least 0 and below 1", below=1)
+        check_number("dropout", self.dropout, "a probability, at least 0 and below 1", below=1)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("device", self.device, DEVICES)
 
     def identity(self) -> dict[str, Any]:
         """Return the options that two calls must share to be the same run; where it runs does not matter."""
@@ -185,14 +182,3 @@ def to_training_arguments(options: Options, folder: Path) -> "TrainingArguments"
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # several visible GPUs would be used by DataParallel, with other numbers
     return arguments
-
-
-def _check_number(name: str, value: Any, least: float, below: float, what: str, lowest_excluded: bool = False) -> None:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not least <= value < below or (lowest_excluded and value == least):
-        raise ValueError(f"`{name}` must be {what}, got {value!r}")
-
-
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}{nearest(str(value), allowed)}")

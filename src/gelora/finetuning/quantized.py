@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gelora.messages import nearest
+from gelora.messages import check_choice
 from gelora.plan import RankPlan
 
 if TYPE_CHECKING:
@@ -41,11 +41,7 @@ def check_quantization(quantization: str | None, model: Any, adapter: str) -> No
     """
     if quantization is None:
         return
-    if quantization not in QUANTIZATIONS:
-        raise ValueError(
-            f"`quantization` must be one of {', '.join(QUANTIZATIONS)}, or None, got {quantization!r}"
-            f"{nearest(str(quantization), QUANTIZATIONS)}"
-        )
+    check_choice("quantization", quantization, QUANTIZATIONS, ", or None")
     if not isinstance(model, str | Path):
         raise TypeError(
             f"`model` must be a folder or hub name for quantization={quantization!r}, got a loaded "

@@ -20,7 +20,6 @@ from gelora.finetuning.checkpoints import (
     claim_run,
     last_checkpoint,
     open_run,
-    read_state,
 )
 from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.encoded import Inputs, make_inputs
@@ -169,27 +168,11 @@ def finetune(
         If the plan was made with other weights of the same architecture, or the newest checkpoint is damaged: the
         one before it is used.
     """
+    passed = dict(locals())  # before anything else: options are named like the arguments
     chosen = make_adapter(adapter)
     check_plan_use(chosen, plan is not None)
     check_quantization(quantization, model, chosen.name)
-    options = Options(
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_ratio=warmup_ratio,
-        schedule=schedule,
-        dropout=dropout,
-        max_length=max_length,
-        seed=seed,
-        eval_steps=eval_steps,
-        save_steps=save_steps,
-        device=device,
-        precision=precision,
-        training_arguments=training_arguments,
-    )
+    options = Options(**{name: passed[name] for name in Options.__dataclass_fields__})
     ranks = None if plan is None else read_plan(plan)
     check_device(device)
     check_training_arguments(training_arguments)
@@ -275,15 +258,17 @@ def _trainer(
     progress: bool,
 ) -> "RecordingTrainer":
     from gelora.finetuning.callbacks import History
-    from gelora.finetuning.training import make_trainer
+    from gelora.finetuning.training import make_trainer, restore_callbacks
 
     task = run.data.task
-    stored = read_state(checkpoint)["stateful_callbacks"]["History"]["attributes"] if checkpoint else None
+    history = History(ranks=adapted.ranks, moving=adapted.moving_ranks)
+    if checkpoint is not None:
+        restore_callbacks([history, *adapted.callbacks], checkpoint)
     return make_trainer(
         adapted,
         arguments,
         inputs,
-        history=History(stored, ranks=adapted.ranks, moving=adapted.moving_ranks),
+        history=history,
         evaluate_outputs=lambda logits, labels: evaluate_predictions(
             logits, labels, problem=task.problem, metrics=task.metrics, score=task.score
         ),

@@ -1,6 +1,5 @@
 """SoRA as an adapter: LoRA under gates that a proximal step sets to zero, saved as the plain LoRA that is left."""
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gelora.finetuning.adaptation import PEFT, Adapted, Setting, train_in_float32
 from gelora.finetuning.lora import check_ranks, lora_config
 from gelora.finetuning.lora_folder import save_lora
+from gelora.messages import check_number
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +42,7 @@ class SoRA:
     plan_use: ClassVar[str] = "required"
 
     def __post_init__(self) -> None:
-        value = self.sparsity
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"`sparsity` must be a number of at least 0, got {value!r}: 0 leaves all gates open")
+        check_number("sparsity", self.sparsity, "a number of at least 0, which leaves all gates open")
 
     def __call__(self, setting: Setting) -> Adapted:
         """Put a gated LoRA matrix of the planned rank beside each planned matrix."""

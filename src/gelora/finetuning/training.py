@@ -1,14 +1,14 @@
 """The Hugging Face Trainer, recording every step's loss and time without extra forward passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState, PrinterCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from gelora.finetuning.adaptation import Adapted
@@ -161,25 +161,46 @@ def load_trained(adapted: Adapted, checkpoint: Path) -> None:
 
 
 def run_training(trainer: RecordingTrainer, checkpoint: Path | None, evaluate_again: bool) -> None:
-    """Train from ``checkpoint``, or from the start, and see to it that the last evaluation is of the last step."""
+    """Train from ``checkpoint``, or from the start, and see to it that the last evaluation is of the last weights."""
     try:
         if checkpoint is not None and _is_complete(checkpoint):
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-            if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
-                trainer._load_best_model()
+            _take_over(trainer, checkpoint)
         else:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         steps = trainer.state.global_step
+        changed = trainer.adapted.finish is not None and trainer.adapted.finish()
+        if changed:
+            trainer.history.read_ranks(steps)
         done = len(trainer.labels) > 0 and trainer.history.evaluations[-1]["step"] == steps
-        if evaluate_again or not done:
+        if evaluate_again or changed or not done:
             trainer.evaluate()
     finally:
         if trainer.bar is not None:
             trainer.bar.close()
 
 
+def restore_callbacks(callbacks: Sequence[TrainerCallback], checkpoint: Path) -> None:
+    """Give the callbacks that keep a state what a checkpoint holds of it: an early stopping its patience, say."""
+    stored = read_state(checkpoint).get("stateful_callbacks", {})
+    for callback in callbacks:
+        kept = stored.get(type(callback).__name__)
+        if isinstance(callback, ExportableState) and isinstance(kept, dict):
+            for name, value in kept.get("attributes", {}).items():
+                setattr(callback, name, value)
+
+
+def _take_over(trainer: RecordingTrainer, checkpoint: Path) -> None:
+    """Put the trainer where it was at the end of its training."""
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        trainer._load_best_model()
+
+
 def _is_complete(checkpoint: Path) -> bool:
-    # Trainer would make one step too many from a checkpoint of the last step inside an epoch.
-    state = read_state(checkpoint) or {}
-    return int(state.get("global_step", 0)) >= int(state.get("max_steps", 1))
+    # Trainer would make one step too many from a checkpoint of the last step inside an epoch, and go on from one at
+    # which a callback had stopped it.
+    state = read_state(checkpoint)
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    stopped = bool(control.get("should_training_stop"))
+    return stopped or int(state.get("global_step", 0)) >= int(state.get("max_steps", 1))

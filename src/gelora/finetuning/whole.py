@@ -61,7 +61,7 @@ class BitFit:
         """
         model: Any = setting.classifier.model
         head = {id(p) for name in setting.classifier.head for p in model.get_submodule(name).parameters()}
-        biases = [p for name, p in model.named_parameters() if name.endswith(".bias") and id(p) not in head]
+        biases = [p for name, p in model.named_parameters() if _is_bias(name) and id(p) not in head]
         if not biases:
             raise ValueError(
                 f"`adapter` 'bitfit' trains biases, but {type(model).__name__} has none outside its head: "
@@ -89,6 +89,10 @@ class BitFit:
             If the folder is damaged, or the model lacks one of them or has another size; it is left as it is then.
         """
         return load_own(model, folder)
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2] in ("bias", "q_bias", "v_bias")  # DeBERTa keeps two outside its matrices
 
 
 def _keep_norms_in_one_type(model: "nn.Module") -> None:

@@ -1,5 +1,6 @@
 """Image classification: scikit-learn's digits, a small ViT, profile, ranks, fine-tuning, saved and loaded."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 
 import gelora
+from gelora.finetuning.classifiers import load_classifier
+from gelora.finetuning.images import ImageRows
 from gelora.finetuning.loading import load_adapter
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tasks import Task, load_task
@@ -250,6 +253,50 @@ def test_columns_of_pixels_and_of_other_formats_are_read(task: Task) -> None:
         load_task(Task(name="halves", image="picture", label="what", train=halves, validation=halves))
 
 
+def test_hidden_folders_are_no_classes(task: Task, tmp_path: Path) -> None:
+    folder = write_folders(task, tmp_path / "data")
+    whole = load_task("images", folder)
+    for split in ("train", "validation"):
+        (folder / split / ".ipynb_checkpoints").mkdir()
+        Image.new("L", (8, 8)).save(folder / split / ".ipynb_checkpoints" / "0.png")
+        (folder / split / CLASSES[0] / "._0.png").write_bytes(b"left behind by an archive")
+    found = load_task("images", folder)
+    assert found.task.label_names == CLASSES
+    assert found.fingerprint() == whole.fingerprint()
+
+
+def test_arrays_of_one_channel_are_those_without_it(task: Task) -> None:
+    flat = [{"picture": row["picture"], "what": row["what"]} for row in task.train[:40]]
+    deep = [row | {"picture": row["picture"][:, :, None]} for row in flat]
+    marks = [
+        load_task(Task(name="mine", image="picture", label="what", train=rows, validation=rows)).fingerprint()
+        for rows in (flat, deep)
+    ]
+    assert marks[0] == marks[1]
+
+
+def test_rows_can_be_sent_to_the_workers_of_a_loader(task: Task, vit: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    rows = ImageRows(load_task(task).validation, AutoImageProcessor.from_pretrained(vit), "L")
+    sent = pickle.loads(pickle.dumps(rows))  # noqa: S301
+    assert len(sent) == 200
+    assert torch.equal(sent[7]["pixel_values"], rows[7]["pixel_values"])
+    assert sent[7]["labels"] == rows[7]["labels"]
+
+
+def test_a_bare_model_made_in_memory_gets_the_head_of_its_kind(task: Task, vit: Path) -> None:
+    """Of DeiT there are two image classifiers, and its configuration names none."""
+    from transformers import AutoImageProcessor, DeiTConfig, DeiTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = DeiTModel(DeiTConfig(**sizes, image_size=8, patch_size=4, num_channels=1))
+    own = AutoImageProcessor.from_pretrained(vit)
+    found = load_classifier(model, load_task(task, n_train=50), tokenizer=own)
+    assert type(found.model).__name__ == "DeiTForImageClassification"
+    assert found.model.config.num_labels == 10
+
+
 def test_a_folder_whose_class_train_lacks_is_refused(task: Task, tmp_path: Path) -> None:
     folder = write_folders(task, tmp_path / "data")
     (folder / "validation" / CLASSES[3]).rename(folder / "validation" / "digit eleven")
@@ -378,6 +425,14 @@ ROW = {"picture": np.zeros((8, 8), np.uint8), "label": "a"}
         ({"validation": None}, ValueError, r"`task` 'mine' has no `validation` data: give `data_dir`"),
         ({"train": 3}, TypeError, r"`train` must be a datasets.Dataset with an image column or a list of dicts"),
         ({"train": [ROW | {"picture": np.zeros(3)}]}, TypeError, r"the image in row 0 .* array of uint8 .* \(3,\)"),
+        ({"train": [ROW, {"label": "b"}]}, TypeError, r"the image in row 1 of the train split .* got NoneType"),
+        (
+            {"train": [ROW | {"picture": np.zeros((3, 8, 8), np.uint8)}]},
+            TypeError,
+            r"1, 3 or 4 channels, .*\(3, 8, 8\)",
+        ),
+        ({"train": []}, ValueError, r"`train` must hold at least one image, got none: give rows of images and labels"),
+        ({"validation": []}, ValueError, r"`validation` must hold at least one image, got none"),
         ({"validation": [ROW | {"label": "c"}]}, ValueError, r"the label 'c' in row 0 of the validation split is none"),
         ({"train": [ROW | {"label": None}, ROW]}, ValueError, r"the train split must have a label in every row"),
         ({"train": [ROW, ROW]}, ValueError, r"the train split must have at least two classes, got only \['a'\]"),

@@ -13,15 +13,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Augmented:
-    r"""A matrix in its augmented bases, :math:`\hat U P Σ Qᵀ \hat Vᵀ`.
+class Decomposed:
+    r"""A matrix :math:`U P Σ Qᵀ Vᵀ`, the coefficients in its bases by their singular values.
 
     Parameters
     ----------
-    U, V : Tensor of shape (out, a) and (in, b)
-        Orthonormal bases; their first r columns span what U and V spanned. a, b ≤ 2 r.
-    P, Q : Tensor of shape (a, k) and (b, k)
-        Singular vectors of the coefficients, k = min(a, b).
+    U, V : Tensor of shape (out, k) and (in, k)
+        Orthonormal bases.
+    P, Q : Tensor of shape (k, k)
+        Singular vectors of the coefficients.
     sigma : Tensor of shape (k,)
         Singular values, falling.
     """
@@ -55,37 +55,10 @@ def extend_basis(basis: Tensor, directions: Tensor) -> Tensor:
     return torch.cat([Q[:, :rank] * signs, Q[:, rank:]], dim=1)
 
 
-def decompose(U: Tensor, S: Tensor, V: Tensor) -> Augmented:
-    """Return the matrix in the bases it has, without new directions."""
-    P, sigma, Qt = torch.linalg.svd(S)
-    return Augmented(U, V, P, Qt.T, sigma)
-
-
-def widen(
-    U: Tensor, sigma: Tensor, V: Tensor, GV: Tensor, GtU: Tensor, rate: float, most: int
+def extend(
+    U: Tensor, S: Tensor, V: Tensor, GV: Tensor, GtU: Tensor, rate: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Make the K and the L step of ``rate`` and return bases and coefficients with the new directions in them.
-
-    As `augment`, but the new directions stay, as many as fit ``most`` in all, those of the largest singular values
-    first: the steps to come decide on them.
-
-    Returns
-    -------
-    U, S, V : Tensor of shape (out, k), (k, k) and (in, k)
-        k ≤ ``most``.
-    """
-    rank = len(sigma)
-    new = max(0, min(rank, most - rank, U.shape[0] - rank, V.shape[0] - rank))
-    left, right = extend_basis(U, GV[:, :new]), extend_basis(V, GtU[:, :new])
-    S = U.new_zeros(rank + new, rank + new)
-    S[:rank, :rank] = sigma.diag()
-    S[rank:, :rank] = -rate * (left[:, rank:].T @ GV)
-    S[:rank, rank:] = -rate * (GtU.T @ right[:, rank:])
-    return left, S, right
-
-
-def augment(U: Tensor, S: Tensor, V: Tensor, GV: Tensor, GtU: Tensor, rate: float) -> Augmented:
-    r"""Make the K and the L step of ``rate`` and return the matrix in the bases that they reach.
+    r"""Make the K and the L step of ``rate`` and return the bases and coefficients that they reach.
 
     :math:`K = U S - λ G V` and :math:`L = V Sᵀ - λ Gᵀ U` enter by their components outside the old bases; inside
     stand the coefficients ``S``, which have made their own step. The new directions are those of G V and GᵀU, which
@@ -101,22 +74,35 @@ def augment(U: Tensor, S: Tensor, V: Tensor, GV: Tensor, GtU: Tensor, rate: floa
         G V and GᵀU.
     rate : float
         λ.
+    most : int
+        Columns at most. Where not all new directions fit, those of the first columns of U and V do.
+
+    Returns
+    -------
+    U, S, V : Tensor of shape (out, k), (k, k) and (in, k)
+        r ≤ k ≤ min(2 r, ``most``, out, in).
     """
-    rank = S.shape[0]
-    left, right = extend_basis(U, GV), extend_basis(V, GtU)
-    core = S.new_zeros(left.shape[1], right.shape[1])
+    rank = len(S)
+    new = max(0, min(rank, most - rank, len(U) - rank, len(V) - rank))
+    left, right = extend_basis(U, GV[:, :new]), extend_basis(V, GtU[:, :new])
+    core = S.new_zeros(rank + new, rank + new)
     core[:rank, :rank] = S
     core[rank:, :rank] = -rate * (left[:, rank:].T @ GV)
     core[:rank, rank:] = -rate * (GtU.T @ right[:, rank:])
-    P, sigma, Qt = torch.linalg.svd(core, full_matrices=False)
-    return Augmented(left, right, P, Qt.T, sigma)
+    return left, core, right
 
 
-def truncate(augmented: Augmented, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def decompose(U: Tensor, S: Tensor, V: Tensor) -> Decomposed:
+    """Return the matrix U S Vᵀ by the singular values and vectors of S."""
+    P, sigma, Qt = torch.linalg.svd(S)
+    return Decomposed(U, V, P, Qt.T, sigma)
+
+
+def truncate(whole: Decomposed, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return U, the singular values and V of the best approximation of that rank."""
-    U = augmented.U @ augmented.P[:, :rank]
-    V = augmented.V @ augmented.Q[:, :rank]
-    return U, augmented.sigma[:rank], V
+    U = whole.U @ whole.P[:, :rank]
+    V = whole.V @ whole.Q[:, :rank]
+    return U, whole.sigma[:rank], V
 
 
 def choose_rank(sigma: Sequence[float], tolerance: float, least: int, most: int) -> int:
@@ -172,7 +158,7 @@ def share_budget(
 
 
 def rotate(
-    first: Tensor, second: Tensor, weight: Tensor, augmented: Augmented, rank: int
+    first: Tensor, second: Tensor, weight: Tensor, whole: Decomposed, rank: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Return the moments of the coefficients in the truncated bases.
 
@@ -184,8 +170,8 @@ def rotate(
     ----------
     first, second, weight : Tensor of shape (r, r)
         Moving mean of the gradient, of its square, and the sum of the weights in the latter.
-    augmented : Augmented
-        What the coefficients became.
+    whole : Decomposed
+        What the coefficients became, new directions last.
     rank : int
         What was kept.
 
@@ -194,5 +180,5 @@ def rotate(
     tuple of three Tensors of shape (rank, rank)
     """
     old = first.shape[0]
-    P, Q = augmented.P[:old, :rank], augmented.Q[:old, :rank]  # the other rows meet zeros
+    P, Q = whole.P[:old, :rank], whole.Q[:old, :rank]  # the other rows meet zeros
     return P.T @ first @ Q, (P * P).T @ second @ (Q * Q), (P * P).T @ weight @ (Q * Q)

@@ -1,7 +1,8 @@
 r"""A linear layer with a GeoLoRA adapter: :math:`y = W_0 x + s\, U S Vᵀ x`.
 
-Everything is stored at the largest rank that the layer may take and used up to the present rank, so that no tensor
-changes its shape when the rank moves: checkpoints, data-parallel buckets and optimizers need to know nothing of it.
+Everything is stored at the largest rank that the layer may take, new directions on trial included, and used up to the
+present rank, so that no tensor changes its shape when the rank moves: checkpoints, data-parallel buckets and optimizers
+need to know nothing of it.
 """
 
 from typing import Any
@@ -59,7 +60,7 @@ class GeoLoRALinear(nn.Module):
     rank : int
         To start with.
     max_rank : int
-        The largest the adapter may take; at most the smaller side of the matrix.
+        The largest that a truncation may keep; at most the smaller side of the matrix.
     scale : float
         s: the factor on U S Vᵀ, the same whatever the rank.
     dropout : float
@@ -69,10 +70,11 @@ class GeoLoRALinear(nn.Module):
 
     Notes
     -----
-    S starts at zero: the layer starts as the base layer. Parameters: ``geolora_S`` (max_rank, max_rank), and
-    ``geolora_K`` (out, max_rank) and ``geolora_L`` (in, max_rank), which stay zero: their gradients are
-    `DIRECTION_SCALE` times those of (U S + K) Vᵀ + U Lᵀ, G V and GᵀU. Buffers: ``geolora_U``, ``geolora_V``,
-    ``geolora_ranks``: the rank in use, and how much of it the last truncation kept, `rank` and `kept_rank`.
+    S starts at zero: the layer starts as the base layer. The capacity c is twice ``max_rank``, at most the smaller
+    side: as many new directions as are kept can be on trial. Parameters: ``geolora_S`` (c, c), and ``geolora_K``
+    (out, c) and ``geolora_L`` (in, c), which stay zero: their gradients are `DIRECTION_SCALE` times those of
+    (U S + K) Vᵀ + U Lᵀ, G V and GᵀU. Buffers: ``geolora_U``, ``geolora_V``, ``geolora_ranks``: the rank in use, and how
+    much of it the last truncation kept, `rank` and `kept_rank`.
     """
 
     geolora_U: Tensor  # noqa: N815 (the paper's names)
@@ -102,29 +104,27 @@ class GeoLoRALinear(nn.Module):
         self.base_layer = base_layer
         self.base_layer.requires_grad_(False)
         self.max_rank, self.scale = max_rank, scale
+        self.capacity = min(2 * max_rank, self.in_features, self.out_features)
         self.rank = self.kept_rank = rank
         self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
         self.collect = True  # whether the next backward pass is to yield G V and GᵀU
-        self.merged = False
         self._add_tensors(generator, _device_of(base_layer), _dtype_of(base_layer))
 
     def _add_tensors(self, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype) -> None:
         for name, side in (("U", self.out_features), ("V", self.in_features)):
             drawn = torch.randn(side, self.rank, generator=generator, dtype=torch.float64)
-            basis = torch.zeros(side, self.max_rank, dtype=dtype)
+            basis = torch.zeros(side, self.capacity, dtype=dtype)
             basis[:, : self.rank] = torch.linalg.qr(drawn)[0]
             self.register_buffer(f"geolora_{name}", basis.to(device))
-        shapes = {"S": self.max_rank, "K": self.out_features, "L": self.in_features}
+        shapes = {"S": self.capacity, "K": self.out_features, "L": self.in_features}
         for name, side in shapes.items():
-            zeros = torch.zeros(side, self.max_rank, dtype=dtype, device=device)
+            zeros = torch.zeros(side, self.capacity, dtype=dtype, device=device)
             self.register_parameter(f"geolora_{name}", nn.Parameter(zeros))
         self.register_buffer("geolora_ranks", torch.tensor([self.rank, self.rank], device=device))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return ``base_layer(x) + scale · U S Vᵀ dropout(x)``."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.merged:
-            return result
         dtype = self.geolora_S.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from gelora.finetuning.geolora.integrator import (
-    Augmented,
-    augment,
+    Decomposed,
     choose_rank,
     decompose,
+    extend,
     rotate,
     share_budget,
     truncate,
-    widen,
 )
 from gelora.finetuning.geolora.layer import DIRECTION_SCALE, GeoLoRALinear
 from gelora.finetuning.geolora_options import check_geolora_options
@@ -44,7 +43,8 @@ class GeoLoRAOptimizer(torch.optim.AdamW):
     tolerance : float
         τ: the truncation error allowed relative to the norm of the singular values, in [0, 1).
     budget : int, optional
-        In place of ``tolerance``: how many singular values all layers keep together, the largest ones.
+        In place of ``tolerance``: how many singular values all layers keep together, the largest ones. A layer that
+        the model never uses keeps the rank it started with, out of this number.
     min_rank : int
         No layer falls below it, where its ``max_rank`` allows that.
     interval : int
@@ -134,8 +134,7 @@ class GeoLoRAOptimizer(torch.optim.AdamW):
         divisors = {layer: self._step_coefficients(layer, moved[layer][0], group) for layer in moved}
         collected = bool(moved) and all(gradients[1] is not None for gradients in moved.values())
         if not group["settled"] and self.last_move is not None and group["made"] >= self.last_move:
-            self._settle()
-            group["settled"] = True
+            self.settle()
         elif group["countdown"] == 0 and group["lr"] > 0 and collected and not group["settled"]:
             self._move_bases({layer: (*moved[layer][1:], divisors[layer]) for layer in moved}, float(group["lr"]))
             group["countdown"] = self._interval
@@ -186,24 +185,32 @@ class GeoLoRAOptimizer(torch.optim.AdamW):
         if not _finite(tensor for layer, both in directions.items() for tensor in (layer.geolora_S, *both)):
             return  # neither is the loss of this step: whoever watches it stops the run
         if self._on_trial:
-            kept = self._truncate({layer: decompose(*_factors(layer)) for layer in directions})
-            for layer, one in kept.items():
+            for layer, one in self._truncate({layer: decompose(*_factors(layer)) for layer in directions}).items():
                 GV, GtU = directions[layer]
-                self._widen(layer, GV @ one.Q[:, : layer.rank], GtU @ one.P[:, : layer.rank], rate)
+                kept = layer.rank
+                turned = (GV @ one.Q[:, :kept], GtU @ one.P[:, :kept])
+                wide = extend(*_factors(layer), *turned, rate, layer.capacity)
+                _put(layer, *wide)  # the moments of what is new are zero already
+                layer.set_rank(len(wide[1]), kept)
         else:
-            self._truncate({layer: augment(*_factors(layer), *both, rate) for layer, both in directions.items()})
+            reached = {
+                layer: extend(*_factors(layer), *both, rate, layer.capacity) for layer, both in directions.items()
+            }
+            self._truncate({layer: decompose(*wide) for layer, wide in reached.items()})
         self._agree(directions)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Judge what is on trial; the bases stay from now on."""
         if not _finite(layer.geolora_S for layer in self.layers.values()):
             return
         self._truncate({layer: decompose(*_factors(layer)) for layer in self.layers.values()})
         self._agree(self.layers.values())
+        self.param_groups[0]["settled"] = True
+        self._arm()
 
-    def _truncate(self, augmented: Mapping[GeoLoRALinear, Augmented]) -> dict[GeoLoRALinear, Augmented]:
+    def _truncate(self, whole: Mapping[GeoLoRALinear, Decomposed]) -> dict[GeoLoRALinear, Decomposed]:
         """Truncate the layers once, with ranks chosen together; return those that have something to keep."""
-        found = {layer: one for layer, one in augmented.items() if one.sigma[0] > 0}
+        found = {layer: one for layer, one in whole.items() if one.sigma[0] > 0}
         ranks = self._choose_ranks({layer: one.sigma.tolist() for layer, one in found.items()})
         for layer, one in found.items():
             self._take(layer, one, ranks[layer])
@@ -218,31 +225,17 @@ class GeoLoRAOptimizer(torch.optim.AdamW):
         bounds = zip(spectra.items(), least, most, strict=True)
         return {layer: choose_rank(sigma, self._tolerance, low, high) for (layer, sigma), low, high in bounds}
 
-    def _take(self, layer: GeoLoRALinear, augmented: Augmented, rank: int) -> None:
+    def _take(self, layer: GeoLoRALinear, whole: Decomposed, rank: int) -> None:
         old = layer.rank
-        U, sigma, V = truncate(augmented, rank)
+        U, sigma, V = truncate(whole, rank)
         _put(layer, U, sigma.diag(), V)
         state = self.state.get(layer.geolora_S)
         if state:
             first, second, weight = (state[name][:old, :old] for name in MOMENTS)
-            turned = rotate(first, second, weight, augmented, rank)
+            turned = rotate(first, second, weight, whole, rank)
             for name, value in zip(MOMENTS, turned, strict=True):
                 _fill(state[name], value)
         layer.set_rank(rank)
-
-    def _widen(self, layer: GeoLoRALinear, GV: Tensor, GtU: Tensor, rate: float) -> None:
-        """Put new directions on trial; their moments are zero."""
-        U, S, V = _factors(layer)
-        kept = layer.rank
-        if 2 * kept > layer.max_rank:
-            # No room for all new directions: what fits of the augmented matrix, so that bases at the ceiling move too.
-            one = augment(U, S, V, GV, GtU, rate)
-            self._take(layer, one, min(layer.max_rank, len(one.sigma)))
-            layer.set_rank(layer.rank, kept)
-            return
-        wide = widen(U, S.diagonal(), V, GV, GtU, rate, layer.max_rank)
-        _put(layer, *wide)
-        layer.set_rank(wide[1].shape[0], kept)
 
     def _agree(self, layers: Iterable[GeoLoRALinear]) -> None:
         """Take over what the process of rank 0 has: factorisations may differ in the last digit between machines."""

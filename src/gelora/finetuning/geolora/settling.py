@@ -22,5 +22,4 @@ class Settling(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         optimizer = kwargs["optimizer"]
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-        # The last step at the latest: nothing that is on trial is saved.
-        inner.last_move = min(int((1.0 - self._share) * state.max_steps), state.max_steps - 1)
+        inner.last_move = int((1.0 - self._share) * state.max_steps)

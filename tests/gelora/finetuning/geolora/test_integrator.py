@@ -1,16 +1,31 @@
 """The geometry of one step against dense linear algebra."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from gelora.finetuning.geolora.integrator import augment, choose_rank, extend_basis, rotate, share_budget, truncate
+from gelora.finetuning.geolora.integrator import (
+    Decomposed,
+    choose_rank,
+    decompose,
+    extend,
+    extend_basis,
+    rotate,
+    share_budget,
+    truncate,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def augment(*arguments: Any) -> Decomposed:
+    """K and L step, augmentation and singular values, as the paper's truncation at once takes them."""
+    return decompose(*extend(*arguments, most=99))
 
 
 def basis(n: int, r: int, seed: int = 0) -> Tensor:
@@ -97,6 +112,25 @@ def test_the_rank_is_the_smallest_within_the_tolerance_and_the_bounds(
     sigma: list[float], tolerance: float, least: int, most: int, rank: int
 ) -> None:
     assert choose_rank(sigma, tolerance, least, most) == rank
+
+
+@pytest.mark.parametrize(("most", "expected"), [(4, 4), (6, 6), (99, 8)])
+def test_as_many_new_directions_are_taken_as_fit_and_the_matrix_in_the_old_bases_stays(
+    most: int, expected: int, point: tuple[Tensor, ...]
+) -> None:
+    U, S, V, G = point
+    left, core, right = extend(U, S, V, G @ V, G.T @ U, 0.3, most)
+    assert left.shape == (20, expected)
+    assert core.shape == (expected, expected)
+    assert right.shape == (15, expected)
+    torch.testing.assert_close(U.T @ left @ core @ right.T @ V, S, rtol=0, atol=1e-12)
+    assert core[4:, 4:].count_nonzero() == 0
+
+
+def test_no_more_directions_are_taken_than_the_smaller_side_has() -> None:
+    U, V = basis(20, 4, 1), basis(6, 4, 3)
+    left, core, right = extend(U, draw(4, 4), V, draw(20, 4), draw(6, 4), 0.1, 99)
+    assert (left.shape, core.shape, right.shape) == ((20, 6), (6, 6), (6, 6))
 
 
 def test_a_budget_keeps_the_largest_singular_values_of_all_matrices() -> None:

@@ -90,15 +90,18 @@ def test_adamw_recovers_the_planted_rank_from_any_starting_rank(start: int, inte
     assert losses[-1] < 1e-3 * losses[0]
 
 
-@pytest.mark.parametrize(("ceiling", "interval"), [(1, 1), (2, 1), (4, 1), (8, 1), (1, 10), (2, 10), (4, 10)])
+@pytest.mark.parametrize("ceiling", [1, 2, 4, 8])
+@pytest.mark.parametrize("interval", [1, 10])
 def test_a_target_of_the_ceiling_s_rank_is_recovered_at_the_ceiling(ceiling: int, interval: int) -> None:
-    """Without room for new directions the bases must move all the same."""
+    """The new directions on trial have room beside those that are kept."""
     target = matrix([3.0 - 0.2 * place for place in range(ceiling)], seed=40)
-    options = {"method": "adamw", "interval": interval, "truncation": "on_trial", "min_rank": 2}
-    losses, ranks = train(Matrix(ceiling, ceiling), quadratic(target), 0.02, 2500, **options)
+    options = {"method": "adamw", "interval": interval, "truncation": "on_trial", "min_rank": 1}
+    model = Matrix(ceiling, ceiling)
+    losses, ranks = train(model, quadratic(target), 0.02, 2000, **options)
     assert max(ranks) <= ceiling
     assert ranks[-1] == ceiling
     assert losses[-1] < 1e-2 * losses[0]
+    assert model.layer.rank <= 2 * ceiling
 
 
 def test_a_stationary_point_of_too_small_a_rank_is_left_on_trial_only() -> None:
@@ -249,7 +252,7 @@ def test_on_a_diagonal_problem_the_moments_of_s_are_those_of_adam() -> None:
     model = Matrix(3, 3)
     optimizer = GeoLoRAOptimizer(model, 0.05, interval=10_000, weight_decay=0.1)
     optimizer.param_groups[0]["countdown"] = 10_000
-    U, V = model.layer.geolora_U.clone(), model.layer.geolora_V.clone()
+    U, V = model.layer.geolora_U[:, :3].clone(), model.layer.geolora_V[:, :3].clone()
     S = nn.Parameter(torch.zeros(3, 3, dtype=torch.float64))
     reference = torch.optim.AdamW([S], lr=0.05, weight_decay=0.1)
     for _ in range(50):
@@ -257,7 +260,7 @@ def test_on_a_diagonal_problem_the_moments_of_s_are_those_of_adam() -> None:
             one.zero_grad()
             quadratic(PLANTED)(U @ S @ V.T if X is None else X()).backward()
             one.step()
-    torch.testing.assert_close(model.layer.geolora_S.detach(), S.detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(model.layer.geolora_S.detach()[:3, :3], S.detach(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
