@@ -61,7 +61,7 @@ class BitFit:
         """
         model: Any = setting.classifier.model
         head = {id(p) for name in setting.classifier.head for p in model.get_submodule(name).parameters()}
-        biases = [p for name, p in model.named_parameters() if _is_bias(name) and id(p) not in head]
+        biases = [p for name, p in model.named_parameters() if is_bias(name) and id(p) not in head]
         if not biases:
             raise ValueError(
                 f"`adapter` 'bitfit' trains biases, but {type(model).__name__} has none outside its head: "
@@ -91,7 +91,8 @@ class BitFit:
         return load_own(model, folder)
 
 
-def _is_bias(name: str) -> bool:
+def is_bias(name: str) -> bool:
+    """Say whether a parameter of that name is a bias."""
     return name.rpartition(".")[2] in ("bias", "q_bias", "v_bias")  # DeBERTa keeps two outside its matrices
 
 

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from transformers import TrainerCallback
 
 from gelora.finetuning.adalora import AdaLoRA
 from gelora.finetuning.adalora_allocation import make_schedule
-from gelora.finetuning.adaptation import Setting
-from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.runner import finetune
-from gelora.finetuning.tasks import load_task
+from runs import adapt, make_setting
 
 QUICK: dict[str, Any] = {
     "max_steps": 24,
@@ -30,17 +26,6 @@ QUICK: dict[str, Any] = {
 }
 EARLY = AdaLoRA(warmup=0.2, final=0.25, interval=2, target=0.5)  # falls from step 6 to step 18
 Quick = Callable[..., xr.Dataset]
-
-
-def adapt(folder: Path, plan: Any, task: Any, adapter: AdaLoRA) -> tuple[Any, Any]:
-    """Return the adapted model and its layers by name."""
-    torch.manual_seed(5)
-    classifier = load_classifier(folder, load_task(task))
-    bound = plan.bind(classifier.model)
-    setting = Setting(classifier=classifier, plan=bound, dropout=0.1, seed=0, batches=lambda: iter(()))
-    adapted = adapter(setting)
-    model: Any = adapted.model
-    return adapted, {m.name: model.base_model.model.get_submodule(m.name) for m in bound.modules}
 
 
 @pytest.fixture
@@ -78,7 +63,7 @@ def test_the_starting_ranks_and_scales_are_the_plans(
     architecture: str, folder_of: Callable[[str], Path], plan_for: Callable[..., Any], sentiment: Any
 ) -> None:
     plan = plan_for(architecture)
-    adapted, layers = adapt(folder_of(architecture), plan, sentiment, AdaLoRA())
+    adapted, layers = adapt(AdaLoRA(), make_setting(folder_of(architecture), sentiment, plan, dropout=0.1))
     for (name, layer), module in zip(layers.items(), plan.modules, strict=True):
         assert name.endswith(module.name)
         assert layer.lora_A["default"].shape == (module.rank, module.in_features)
@@ -130,7 +115,7 @@ def test_a_step_that_gradient_scaling_skipped_says_nothing_of_importance(
     class State:
         max_steps, global_step = 24, 3
 
-    adapted, _ = adapt(folder_of("bert"), plan_for("bert"), sentiment, EARLY)
+    adapted, _ = adapt(EARLY, make_setting(folder_of("bert"), sentiment, plan_for("bert"), dropout=0.1))
     allocation = adapted.callbacks[0]
     allocation.on_train_begin(None, State, None)
     allocation.on_optimizer_step(None, State, None, optimizer=Optimizer())
@@ -143,7 +128,7 @@ def test_the_saved_folder_predicts_as_the_trained_model_also_where_a_rank_is_zer
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    adapted, layers = adapt(folder_of("bert"), plan_for("bert"), sentiment, AdaLoRA())
+    adapted, layers = adapt(AdaLoRA(), make_setting(folder_of("bert"), sentiment, plan_for("bert"), dropout=0.1))
     torch.manual_seed(7)
     with torch.no_grad():
         for index, layer in enumerate(layers.values()):
@@ -167,7 +152,9 @@ def test_the_penalty_is_in_the_training_loss_alone(
     tokens, labels = torch.tensor([[2, 5, 9, 13, 3]]), torch.tensor([1])
     losses = {}
     for weight in (0.0, 0.5):
-        adapted, _ = adapt(folder_of("bert"), plan_for("bert"), sentiment, AdaLoRA(orthogonality=weight))
+        adapted, _ = adapt(
+            AdaLoRA(orthogonality=weight), make_setting(folder_of("bert"), sentiment, plan_for("bert"), dropout=0.1)
+        )
         model = adapted.model
         for part in model.modules():
             if isinstance(part, torch.nn.Dropout):
@@ -178,29 +165,6 @@ def test_the_penalty_is_in_the_training_loss_alone(
     # rows of A are near 0 at the start: ‖AAᵀ − I‖ is near √r
     expected = 0.5 * np.mean([math.sqrt(2), math.sqrt(3)])
     assert losses[0.5, True] - losses[0.5, False] == pytest.approx(expected, rel=0.05)
-
-
-class Interruption(TrainerCallback):  # type: ignore[misc]
-    """Stand for a killed process."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self._step:
-            raise InterruptedError
-
-
-@pytest.mark.parametrize("step", [12, 22])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(step: int, quick: Quick, tmp_path: Path) -> None:
-    whole = quick("whole", dropout=0.3)
-    with pytest.raises(InterruptedError):
-        quick("out", dropout=0.3, callbacks=[Interruption(step)])
-    resumed = quick("out", dropout=0.3)
-    timed = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "peak_memory"]
-    xr.testing.assert_equal(whole.drop_vars(timed), resumed.drop_vars(timed))
-    frames = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("whole", "out")]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
 
 
 def test_the_ranks_of_the_best_checkpoint_are_those_that_are_saved(quick: Quick, tmp_path: Path) -> None:
@@ -235,7 +199,7 @@ def test_a_plan_with_nothing_to_give_up_is_refused(
 
     plan = plan_for("bert", (1, 1))
     with pytest.raises(ValueError, match=r"`plan` must have ranks to give up for adapter='adalora', got a total of 1"):
-        adapt(folder_of("bert"), replace(plan, modules=plan.modules[:1]), sentiment, AdaLoRA())
+        adapt(AdaLoRA(), make_setting(folder_of("bert"), sentiment, replace(plan, modules=plan.modules[:1])))
 
 
 @pytest.mark.parametrize(

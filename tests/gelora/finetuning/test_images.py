@@ -265,6 +265,15 @@ def test_hidden_folders_are_no_classes(task: Task, tmp_path: Path) -> None:
     assert found.fingerprint() == whole.fingerprint()
 
 
+def test_a_picture_edited_in_memory_is_taken_as_it_is_now(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    picture = Image.open(tmp_path / "red.png")
+    picture.paste("blue", (0, 0, 8, 8))
+    rows = [{"picture": picture, "label": label} for label in ("a", "b")]
+    found = load_task(Task(name="mine", image="picture", train=rows, validation=rows))
+    assert found.train[0]["image"].getpixel((3, 3)) == (0, 0, 255)
+
+
 def test_arrays_of_one_channel_are_those_without_it(task: Task) -> None:
     flat = [{"picture": row["picture"], "what": row["what"]} for row in task.train[:40]]
     deep = [row | {"picture": row["picture"][:, :, None]} for row in flat]

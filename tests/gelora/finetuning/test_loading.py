@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from gelora.finetuning.adapters import ADAPTERS
 from gelora.finetuning.loading import load_adapter
 from gelora.finetuning.runner import finetune
+from runs import predict, predictions
 
 Folder = Callable[[str], Path]
 RUN: dict[str, Any] = {"max_steps": 3, "eval_steps": 3, "save_steps": 3, "batch_size": 16, "learning_rate": 1e-2}
@@ -54,20 +54,6 @@ def loaded(folder: Path, **options: Any) -> Any:
 
     torch.manual_seed(5)
     return AutoModelForSequenceClassification.from_pretrained(folder, **{"num_labels": 2} | options)
-
-
-def predict(model: Any, tokenizer: Any, sentiment: Any) -> np.ndarray[Any, Any]:
-    texts = [row["sentence"] for row in sentiment.validation]
-    batches = [
-        tokenizer(texts[i : i + 16], padding=True, return_tensors="pt", return_token_type_ids=False) for i in (0, 16)
-    ]
-    with torch.no_grad():
-        return torch.cat([model(**batch).logits for batch in batches]).numpy()
-
-
-def predictions(output: Path) -> np.ndarray[Any, Any]:
-    found: np.ndarray[Any, Any] = pd.read_parquet(output / "predictions.parquet")[["logit_0", "logit_1"]].to_numpy()
-    return found
 
 
 @pytest.mark.parametrize("adapter", sorted(ADAPTERS))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -16,6 +15,7 @@ from gelora.finetuning.loading import load_adapter
 from gelora.finetuning.quantized import check_quantization, forget_weights, loading_options
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tasks import load_task
+from runs import predict, predictions
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
@@ -48,18 +48,7 @@ def quantised_run(
 def check_reload(output: Path, sentiment: Any) -> None:
     """The adapter on the quantised base predicts as the run did."""
     model, tokenizer = load_adapter(output / "adapter")
-    texts = [row["sentence"] for row in sentiment.validation]
-    with torch.no_grad():
-        logits = torch.cat(
-            [
-                model(
-                    **tokenizer(texts[i : i + 16], padding=True, return_tensors="pt", return_token_type_ids=False)
-                ).logits
-                for i in (0, 16)
-            ]
-        )
-    saved = pd.read_parquet(output / "predictions.parquet")
-    np.testing.assert_allclose(logits, saved[["logit_0", "logit_1"]], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(predict(model, tokenizer, sentiment), predictions(output), rtol=0, atol=1e-5)
 
 
 @needs_library

@@ -17,9 +17,9 @@ import torch
 import xarray as xr
 
 from gelora.finetuning import runner
-from gelora.finetuning.callbacks import History
 from gelora.finetuning.record import open_record
 from gelora.finetuning.runner import finetune
+from runs import dying_before_it_saves, interrupted_at, predict, predictions, same, same_predictions
 
 Folder = Callable[[str], Path]
 Run = Callable[..., xr.Dataset]
@@ -62,12 +62,6 @@ def tuned(
         return made[architecture]
 
     return run
-
-
-def same(first: xr.Dataset, second: xr.Dataset) -> bool:
-    """Say whether two records hold the same numbers, time and memory aside."""
-    timed = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "peak_memory"]
-    return bool(first.drop_vars(timed).equals(second.drop_vars(timed)))
 
 
 def test_a_tiny_model_learns_the_task_well_above_chance(architecture: str, tuned: Any) -> None:
@@ -124,19 +118,10 @@ def test_the_saved_adapter_reloads_to_the_same_predictions(
 ) -> None:
     record, output = tuned(architecture)
     model, tokenizer = reload(architecture, folder_of(architecture), output / "adapter")
-    texts = [row["sentence"] for row in sentiment.validation]
-    with torch.no_grad():
-        logits = torch.cat(
-            [
-                model(
-                    **tokenizer(texts[i : i + 16], padding=True, return_tensors="pt", return_token_type_ids=False)
-                ).logits
-                for i in (0, 16)
-            ]
-        )
+    logits = predict(model, tokenizer, sentiment)
+    np.testing.assert_allclose(logits, predictions(output), rtol=0, atol=1e-6)
     saved = pd.read_parquet(output / "predictions.parquet")
-    np.testing.assert_allclose(logits, saved[["logit_0", "logit_1"]], rtol=0, atol=1e-6)
-    assert (logits.argmax(-1).numpy() == saved["prediction"]).all()
+    assert (logits.argmax(-1) == saved["prediction"]).all()
     assert saved["label"].tolist() == [row["label"] for row in sentiment.validation]
     assert (saved["label"] == saved["prediction"]).mean() == record["validation"].sel(metric="accuracy")[-1]
 
@@ -167,32 +152,8 @@ def test_the_attributes_say_where_the_record_comes_from(tuned: Any) -> None:
 def test_the_same_call_gives_the_same_numbers_and_another_seed_others(quick: Run, tmp_path: Path) -> None:
     first, second = quick(), quick(output_dir=tmp_path / "again")
     assert same(first, second)
-    frames = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("out", "again")]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    same_predictions(tmp_path / "out", tmp_path / "again")
     assert not same(first, quick(output_dir=tmp_path / "other", seed=1))
-
-
-class InterruptedRunError(Exception):
-    """Stands for a killed process."""
-
-
-@pytest.fixture
-def interrupted_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
-    """Give a context in which training dies after a step."""
-    original = History.on_step_end
-
-    def at(step: int) -> Any:
-        def on_step_end(self: History, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            original(self, args, state, control, **kwargs)
-            if state.global_step == step:
-                raise InterruptedRunError
-
-        context = monkeypatch.context()
-        patch = context.__enter__()
-        patch.setattr(History, "on_step_end", on_step_end)
-        return context
-
-    return at
 
 
 # dropout, so that a wrong generator state shows; 3 does not divide the 8 steps an epoch
@@ -200,29 +161,20 @@ RESUMED: dict[str, Any] = {"max_steps": 11, "eval_steps": 4, "save_steps": 3, "d
 
 
 @pytest.mark.parametrize("step", [2, 7, 9])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    step: int, quick: Run, interrupted_at: Callable[[int], Any], tmp_path: Path
-) -> None:
+def test_an_interrupted_run_ends_as_if_it_had_not_been(step: int, quick: Run, tmp_path: Path) -> None:
     whole = quick(output_dir=tmp_path / "whole", **RESUMED)
-    context = interrupted_at(step)
-    with pytest.raises(InterruptedRunError):
+    with interrupted_at(step):
         quick(**RESUMED)
-    context.__exit__(None, None, None)
     assert not (tmp_path / "out" / "record.nc").exists()
     resumed = quick(**RESUMED)
     assert same(whole, resumed)
-    frames = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("whole", "out")]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    same_predictions(tmp_path / "whole", tmp_path / "out")
 
 
-def test_a_run_interrupted_after_its_last_step_trains_no_more(
-    quick: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_run_interrupted_after_its_last_step_trains_no_more(quick: Run, tmp_path: Path) -> None:
     whole = quick(output_dir=tmp_path / "whole", max_steps=11)
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "save_adapter", lambda *_: (_ for _ in ()).throw(InterruptedRunError))
-        with pytest.raises(InterruptedRunError):
-            quick(max_steps=11)
+    with dying_before_it_saves():
+        quick(max_steps=11)
     resumed = quick(max_steps=11)
     assert resumed.sizes["step"] == 11
     assert same(whole, resumed)
@@ -243,25 +195,19 @@ def cut(file: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    damage: Callable[[Path], None], reason: str, quick: Run, interrupted_at: Callable[[int], Any], tmp_path: Path
+    damage: Callable[[Path], None], reason: str, quick: Run, tmp_path: Path
 ) -> None:
-    context = interrupted_at(7)
-    with pytest.raises(InterruptedRunError):
+    with interrupted_at(7):
         quick(**RESUMED)
-    context.__exit__(None, None, None)
     damage(tmp_path / "out" / "checkpoints" / "checkpoint-6")
     with pytest.warns(UserWarning, match=rf"'checkpoint-6' of .* is damaged \({reason}\): the one before it is used"):
         resumed = quick(**RESUMED)
     assert same(resumed, quick(output_dir=tmp_path / "whole", **RESUMED))
 
 
-def test_a_run_without_a_sound_checkpoint_starts_again(
-    quick: Run, interrupted_at: Callable[[int], Any], tmp_path: Path
-) -> None:
-    context = interrupted_at(4)
-    with pytest.raises(InterruptedRunError):
+def test_a_run_without_a_sound_checkpoint_starts_again(quick: Run, tmp_path: Path) -> None:
+    with interrupted_at(4):
         quick(**RESUMED)
-    context.__exit__(None, None, None)
     cut(tmp_path / "out" / "checkpoints" / "checkpoint-3" / "optimizer.pt")
     with pytest.warns(UserWarning, match=r"or the run starts again where there is none"):
         resumed = quick(**RESUMED)
@@ -339,6 +285,37 @@ def test_the_last_whole_checkpoint_is_there_while_the_next_is_written(
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["checkpoint-8"]
 
 
+def test_a_run_that_dies_after_training_still_saves_its_best_weights(quick: Run, tmp_path: Path) -> None:
+    options = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "learning_rate": 0.1}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    whole = quick(output_dir=tmp_path / "whole", **options)
+    losses = whole["validation_loss"].values.tolist()
+    assert losses[-1] == losses[0] > losses[1]  # evaluated again with the best weights, which are not the last
+    with dying_before_it_saves():
+        quick(**options)
+    assert same(quick(**options), whole)
+    same_predictions(tmp_path / "whole", tmp_path / "out")
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_early_stopping_keeps_its_patience_over_an_interruption(patience: int, quick: Run, tmp_path: Path) -> None:
+    from transformers import EarlyStoppingCallback
+
+    options = {"max_steps": 40, "eval_steps": 2, "save_steps": 2, "learning_rate": 1e-9}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "score"}
+
+    def run(name: str) -> xr.Dataset:
+        return quick(output_dir=tmp_path / name, callbacks=[EarlyStoppingCallback(patience)], **options)
+
+    whole = run("whole")
+    assert whole.sizes["step"] == 2 + 2 * patience
+    with interrupted_at(3):
+        run("out")
+    with dying_before_it_saves():
+        run("out")
+    assert same(run("out"), whole)
+
+
 def test_a_finished_run_returns_its_record_without_training(
     quick: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -366,13 +343,9 @@ def test_results_without_a_run_file_are_not_overwritten(quick: Run, tmp_path: Pa
         quick()
 
 
-def test_a_call_that_failed_before_its_first_checkpoint_does_not_block_the_folder(
-    quick: Run, interrupted_at: Callable[[int], Any]
-) -> None:
-    context = interrupted_at(1)
-    with pytest.raises(InterruptedRunError):
+def test_a_call_that_failed_before_its_first_checkpoint_does_not_block_the_folder(quick: Run) -> None:
+    with interrupted_at(1):
         quick()
-    context.__exit__(None, None, None)
     assert quick(learning_rate=1e-3).sizes["step"] == 8
 
 

@@ -4,19 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
 from transformers import TrainerCallback
 
-from gelora.finetuning.adaptation import Setting
-from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.sora import SoRA, open_factors
 from gelora.finetuning.sora_layers import GatedLinear, Shrinkage, make_optimizer, shrink
-from gelora.finetuning.tasks import load_task
+from runs import adapt, make_setting
 
 QUICK: dict[str, Any] = {
     "max_steps": 11,
@@ -28,21 +24,10 @@ QUICK: dict[str, Any] = {
 }
 
 
-def adapt(folder: Path, plan: Any, task: Any, adapter: SoRA) -> tuple[Any, Any]:
-    """Return the adapted tiny BERT and its layers by name."""
-    torch.manual_seed(5)
-    classifier = load_classifier(folder, load_task(task))
-    bound = plan.bind(classifier.model)
-    setting = Setting(classifier=classifier, plan=bound, dropout=0.0, seed=0, batches=lambda: iter(()))
-    adapted = adapter(setting)
-    model: Any = adapted.model
-    return adapted, {m.name: model.base_model.model.get_submodule(m.name) for m in bound.modules}
-
-
 @pytest.fixture
 def adapted(folder_of: Callable[[str], Path], plan_for: Callable[..., Any], sentiment: Any) -> tuple[Any, Any]:
     """Give the adapted tiny BERT and its layers."""
-    return adapt(folder_of("bert"), plan_for("bert"), sentiment, SoRA())
+    return adapt(SoRA(), make_setting(folder_of("bert"), sentiment, plan_for("bert")))
 
 
 @pytest.fixture
@@ -120,7 +105,7 @@ def test_gates_start_as_standard_normal_draws_of_the_seed(
 ) -> None:
     draws = []
     for _ in range(2):
-        _, layers = adapt(folder_of("bert"), plan_for("bert", (16, 24)), sentiment, SoRA())
+        _, layers = adapt(SoRA(), make_setting(folder_of("bert"), sentiment, plan_for("bert", (16, 24))))
         draws.append(torch.cat([layer.lora_A["default"].gate.detach() for layer in layers.values()]))
     assert torch.equal(draws[0], draws[1])
     assert len(draws[0]) == 160
@@ -200,29 +185,6 @@ def test_the_pruned_folder_predicts_as_the_trained_model(
         torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=0, atol=1e-6)
 
 
-class Interruption(TrainerCallback):  # type: ignore[misc]
-    """Stand for a killed process."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self._step:
-            raise InterruptedError
-
-
-def test_an_interrupted_run_ends_as_if_it_had_not_been(quick: Callable[..., xr.Dataset], tmp_path: Path) -> None:
-    whole = quick("whole", dropout=0.3)
-    with pytest.raises(InterruptedError):
-        quick("out", dropout=0.3, callbacks=[Interruption(7)])
-    resumed = quick("out", dropout=0.3)
-    timed = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "peak_memory"]
-    xr.testing.assert_equal(whole.drop_vars(timed), resumed.drop_vars(timed))
-    frames = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("whole", "out")]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
-    assert np.unique(whole["rank_history"].sum("module")).size > 1
-
-
 def test_with_gates_of_one_a_step_is_that_of_lora(
     folder_of: Callable[[str], Path], plan_for: Callable[..., Any], sentiment: Any
 ) -> None:
@@ -230,7 +192,7 @@ def test_with_gates_of_one_a_step_is_that_of_lora(
 
     losses, gradients = [], []
     for adapter in (LoRA(), SoRA()):
-        found, layers = adapt(folder_of("bert"), plan_for("bert"), sentiment, adapter)  # type: ignore[arg-type]
+        found, layers = adapt(adapter, make_setting(folder_of("bert"), sentiment, plan_for("bert")))  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(4)
         for layer in layers.values():
             with torch.no_grad():
@@ -252,5 +214,7 @@ def test_with_gates_of_one_a_step_is_that_of_lora(
 
 @pytest.mark.parametrize("sparsity", [-0.1, float("inf"), float("nan"), True, "1"])
 def test_a_sparsity_that_is_no_number_of_at_least_0_is_refused(sparsity: Any) -> None:
-    with pytest.raises(ValueError, match=r"`sparsity` must be a number of at least 0, got .*: 0 leaves all gates open"):
+    with pytest.raises(
+        ValueError, match=r"`sparsity` must be a number of at least 0, which leaves all gates open, got"
+    ):
         SoRA(sparsity=sparsity)

@@ -273,3 +273,11 @@ def test_a_parquet_file_of_other_tools_carries_no_class_names(tmp_path: Path) ->
 
     pd.DataFrame(ROWS).to_parquet(tmp_path / "a.parquet")
     assert _parquet_class_names(tmp_path / "a.parquet") == {}
+
+
+@pytest.mark.parametrize("labels", [["1", "0"], [1, 2]])
+def test_where_classes_are_numbers_a_number_is_a_name_and_no_index(labels: list[Any]) -> None:
+    rows = [{"text": "a", "label": label} for label in ("0", "2")]
+    other = [{"text": "a", "label": label} for label in labels]
+    with pytest.raises(ValueError, match=r"the label .?1.? in row 0 of the validation split is none of the 2 classes"):
+        load_task(make_task(train=rows, validation=other))

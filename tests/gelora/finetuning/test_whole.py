@@ -6,25 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from gelora.finetuning.adaptation import Setting
-from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.loading import load_adapter
 from gelora.finetuning.runner import finetune
-from gelora.finetuning.tasks import load_task
-from gelora.finetuning.whole import BitFit, Full
+from gelora.finetuning.whole import BitFit, Full, is_bias
+from runs import make_setting, predict, predictions
 
 Folder = Callable[[str], Path]
 RUN: dict[str, Any] = {"max_steps": 3, "eval_steps": 3, "save_steps": 3, "batch_size": 16, "progress": False}
-
-
-def setting(model: Any, sentiment: Any, precision: str = "float32") -> Setting:
-    torch.manual_seed(0)
-    classifier = load_classifier(model, load_task(sentiment), precision=precision)
-    return Setting(classifier=classifier, plan=None, dropout=0.0, seed=0, batches=lambda: iter(()))
 
 
 def half(folder: Path) -> Any:
@@ -37,12 +28,14 @@ def half(folder: Path) -> Any:
 def test_the_biases_of_bert_are_counted_in_closed_form(folder_of: Folder, sentiment: Any) -> None:
     d, inner, blocks = 32, 48, 2
     attention, feed_forward, norms = 4 * d, inner + d, 2 * d
-    assert BitFit()(setting(folder_of("bert"), sentiment)).count() == blocks * (attention + feed_forward + norms) + d
+    assert (
+        BitFit()(make_setting(folder_of("bert"), sentiment)).count() == blocks * (attention + feed_forward + norms) + d
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta", "gpt2"])
 def test_bitfit_trains_every_bias_and_the_head_and_nothing_else(name: str, folder_of: Folder, sentiment: Any) -> None:
-    given = setting(folder_of(name), sentiment)
+    given = make_setting(folder_of(name), sentiment)
     head = given.classifier.head
     parameters = dict(BitFit()(given).model.named_parameters())
     trained = {key for key, parameter in parameters.items() if parameter.requires_grad}
@@ -54,7 +47,7 @@ def test_bitfit_trains_every_bias_and_the_head_and_nothing_else(name: str, folde
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 def test_full_counts_all_but_the_head_once(name: str, folder_of: Folder, sentiment: Any, tiny_model: Any) -> None:
-    given = setting(folder_of(name), sentiment)
+    given = make_setting(folder_of(name), sentiment)
     adapted = Full()(given)
     assert all(parameter.requires_grad for parameter in adapted.model.parameters())
     assert adapted.count() == sum(parameter.numel() for parameter in tiny_model(name).parameters())
@@ -74,7 +67,7 @@ def test_a_model_without_biases_is_refused_before_anything_is_written(
 def test_bitfit_trains_a_model_in_half_precision_with_biases_in_float32(
     name: str, folder_of: Folder, sentiment: Any
 ) -> None:
-    given = setting(half(folder_of(name)), sentiment, "bfloat16")
+    given = make_setting(half(folder_of(name)), sentiment, precision="bfloat16")
     model: Any = BitFit()(given).model
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {parameter.dtype for parameter in trained} == {torch.float32}
@@ -101,15 +94,17 @@ def test_a_run_in_half_precision_is_loaded_again(
     assert facts["dtype"] == dtype
     model, tokenizer = load_adapter(tmp_path / "out" / "adapter", None if adapter == "full" else folder_of("bert"))
     assert model.dtype == getattr(torch, dtype)
-    texts = [row["sentence"] for row in sentiment.validation]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logits = torch.cat(
-            [
-                model(
-                    **tokenizer(texts[i : i + 16], padding=True, return_tensors="pt", return_token_type_ids=False)
-                ).logits.float()
-                for i in (0, 16)
-            ]
-        )
-    saved = pd.read_parquet(tmp_path / "out" / "predictions.parquet")[["logit_0", "logit_1"]]
-    np.testing.assert_allclose(logits.numpy(), saved, rtol=0, atol=near)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = predict(model, tokenizer, sentiment)
+    np.testing.assert_allclose(logits, predictions(tmp_path / "out"), rtol=0, atol=near)
+
+
+def test_the_biases_that_deberta_keeps_outside_its_matrices_are_trained_too() -> None:
+    from transformers import DebertaConfig, DebertaModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    names = {name for name, _ in DebertaModel(DebertaConfig(**sizes, vocab_size=30)).named_parameters()}
+    outside = {name for name in names if name.endswith(("q_bias", "v_bias"))}
+    assert len(outside) == 2
+    assert outside < {name for name in names if is_bias(name)}
+    assert not any(is_bias(name) for name in names if name.endswith("weight"))

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from transformers import TrainerCallback
 
 from gelora.finetuning.adapters import make_adapter
-from gelora.finetuning.callbacks import History
 from gelora.finetuning.geolora import GeoLoRAOptimizer, add_geolora, lora_factors, merge, ranks_of
 from gelora.finetuning.geolora_adapter import GeoLoRA
+from gelora.finetuning.loading import load_adapter
 from gelora.finetuning.runner import finetune
+from runs import predict, predictions
 
 Folder = Callable[[str], Path]
 QUICK: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-2, "progress": False}
@@ -142,56 +143,7 @@ def test_the_saved_folder_is_plain_lora_that_predicts_as_the_trained_model(
     }
     assert found == dict(zip(record["module"].values.tolist(), record["rank"].values.tolist(), strict=True))
     tokenizer = AutoTokenizer.from_pretrained(output / "adapter")
-    texts = [row["sentence"] for row in sentiment.validation]
-    with torch.no_grad():
-        rows = [texts[i : i + 16] for i in (0, 16)]
-        encoded = [tokenizer(r, padding=True, return_tensors="pt", return_token_type_ids=False) for r in rows]
-        logits = torch.cat([model(**one).logits for one in encoded])
-    saved = pd.read_parquet(output / "predictions.parquet")
-    np.testing.assert_allclose(logits, saved[["logit_0", "logit_1"]], rtol=0, atol=1e-5)
-
-
-def same(first: xr.Dataset, second: xr.Dataset) -> bool:
-    timed = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "peak_memory"]
-    return bool(first.drop_vars(timed).equals(second.drop_vars(timed)))
-
-
-class InterruptedRunError(Exception):
-    """Stands for a killed process."""
-
-
-@pytest.mark.parametrize("step", [5, 9, 12])
-@pytest.mark.parametrize("truncation", ["on_trial", "at_once"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    step: int,
-    truncation: str,
-    folder_of: Folder,
-    plan_for: Callable[..., Any],
-    sentiment: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def run(name: str) -> xr.Dataset:
-        options: dict[str, Any] = QUICK | {"max_steps": 14, "eval_steps": 7, "save_steps": 3, "dropout": 0.3}
-        chosen = GeoLoRA(interval=4, tolerance=0.15, truncation=truncation, settle=0.2)
-        return finetune(folder_of("bert"), sentiment, plan_for("bert"), chosen, output_dir=tmp_path / name, **options)
-
-    whole = run("whole")
-    original = History.on_step_end
-
-    def on_step_end(self: History, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        original(self, args, state, control, **kwargs)
-        if state.global_step == step:
-            raise InterruptedRunError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(History, "on_step_end", on_step_end)
-        with pytest.raises(InterruptedRunError):
-            run("out")
-    resumed = run("out")
-    assert same(whole, resumed)
-    frames = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("whole", "out")]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    np.testing.assert_allclose(predict(model, tokenizer, sentiment), predictions(output), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
@@ -237,18 +189,38 @@ def test_a_budget_is_kept_in_the_end(
     assert record["rank"].values.min() >= 1
 
 
-@pytest.mark.parametrize("settle", [0.0, 0.5])
-def test_nothing_on_trial_is_saved(
-    settle: float, folder_of: Folder, plan_for: Callable[..., Any], sentiment: Any, tmp_path: Path
+class Stop(TrainerCallback):  # type: ignore[misc]
+    """Stand for an early stopping."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= state.global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("settle", "more"),
+    [
+        (0.0, {}),
+        (0.5, {}),
+        (0.1, {"callbacks": [Stop()]}),
+        (0.1, {"load_best_model_at_end": True, "eval_steps": 2, "save_steps": 2}),
+    ],
+)
+def test_nothing_on_trial_is_saved_however_a_run_ends(
+    settle: float, more: dict[str, Any], folder_of: Folder, plan_for: Callable[..., Any], sentiment: Any, tmp_path: Path
 ) -> None:
-    options = QUICK | {"max_steps": 8, "eval_steps": 8, "save_steps": 8}
-    chosen = GeoLoRA(settle=settle, interval=3, tolerance=0.05)
-    record = finetune(folder_of("bert"), sentiment, plan_for("bert"), chosen, output_dir=tmp_path / "out", **options)
     from peft import LoraConfig
 
+    options = QUICK | {"max_steps": 8, "eval_steps": 8, "save_steps": 8} | more
+    options |= {"metric_for_best_model": "loss", "greater_is_better": True} if "load_best_model_at_end" in more else {}
+    chosen = GeoLoRA(settle=settle, interval=3, tolerance=0.05)
+    record = finetune(folder_of("bert"), sentiment, plan_for("bert"), chosen, output_dir=tmp_path / "out", **options)
     config = LoraConfig.from_pretrained(tmp_path / "out" / "adapter")
     assert sorted(config.rank_pattern.values()) == sorted(record["rank"].values.tolist())
-    assert record["change_step"][-1] <= (8 if settle == 0 else 5)
+    assert record["rank_history"][-1].values.tolist() == record["rank"].values.tolist()
+    assert record["trainable_parameters"].sel(part="adapter") == int((record["rank"] * 64).sum())
+    model, tokenizer = load_adapter(tmp_path / "out" / "adapter")
+    found = predict(model, tokenizer, sentiment)
+    np.testing.assert_allclose(found, predictions(tmp_path / "out"), rtol=0, atol=1e-5)
 
 
 def test_a_plain_trainer_trains_checkpoints_and_resumes_it(
