@@ -87,7 +87,7 @@ class AdaLoRA:
         scaling = setting.ranks.scaling
 
         def save(folder: Path) -> None:
-            save_lora(folder, left_factors(layers, scaling), scaling, setting.classifier, model)
+            save_lora(folder, left_factors(layers, scaling), scaling, setting.classifier)
 
         def count() -> int:
             return sum(a.numel() + b.numel() for a, b in left_factors(layers, scaling).values())

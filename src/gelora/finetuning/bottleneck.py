@@ -131,17 +131,7 @@ class Pfeiffer(_Bottlenecks):
     Behind the last matrix of the feed-forward layer, before the residual is added, as the second of `Houlsby`; the
     original puts it behind the residual and the norm, with its own residual around it.
 
-    Parameters
-    ----------
-    width : int, optional
-        Of the bottlenecks. By default the rank that a plan gives to the block, or 64 without a plan.
-    activation : {"gelu", "relu", "swish"}
-        Between the two matrices.
-
-    Raises
-    ------
-    ValueError
-        If an option is out of range.
+    Its options are those of `Houlsby`.
     """
 
     name: ClassVar[str] = "pfeiffer"

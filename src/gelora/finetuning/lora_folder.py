@@ -11,21 +11,13 @@ from gelora.plan import ModuleRank
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 Factors = Mapping[str, "tuple[torch.Tensor, torch.Tensor]"]
 
 
-def save_lora(
-    folder: Path,
-    factors: Factors,
-    scaling: float,
-    classifier: Classifier,
-    model_with_head: "nn.Module | Mapping[str, torch.Tensor] | None" = None,
-    base_name: str | None = None,
-) -> None:
+def save_lora(folder: Path, factors: Factors, scaling: float, classifier: Classifier) -> None:
     r"""Write the update :math:`s B A` of each module as a LoRA adapter (arXiv 2106.09685) in peft's own form.
 
     Modules of rank 0 are left out. peft loads no adapter without modules: where all ranks are 0, the first module
@@ -41,12 +33,7 @@ def save_lora(
     scaling : float
         The factor s, one for all modules.
     classifier : Classifier
-        Says which modules were trained whole; its model may be adapted by now.
-    model_with_head : torch.nn.Module or mapping of str to torch.Tensor, optional
-        Where those stand, trained: a model, wrapped by peft or not, or their tensors by name in the unadapted model.
-        By default the classifier's model.
-    base_name : str, optional
-        Name or folder of the pretrained model; by default what the classifier's model says.
+        Its model, adapted by now, holds the modules that were trained whole.
 
     Raises
     ------
@@ -66,11 +53,11 @@ def save_lora(
         own,
         {
             "modules_to_save": list(classifier.head) or None,
-            "base_model_name_or_path": str(own.name_or_path if base_name is None else base_name) or None,
+            "base_model_name_or_path": str(own.name_or_path) or None,
             "inference_mode": True,
         },
     )
-    tensors = _factor_tensors(kept) | _head_tensors(classifier, own if model_with_head is None else model_with_head)
+    tensors = _factor_tensors(kept) | _head_tensors(classifier)
     stored = {_PREFIX + name: _to_store(value) for name, value in tensors.items()}
     config.save_pretrained(str(folder))
     save_file(stored, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -115,15 +102,13 @@ def _factor_tensors(factors: Factors) -> "dict[str, torch.Tensor]":
     return first | {f"{name}.lora_B.weight": b for name, (_, b) in factors.items()}
 
 
-def _head_tensors(classifier: Classifier, model: "nn.Module | Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+def _head_tensors(classifier: Classifier) -> "dict[str, torch.Tensor]":
     """Return the tensors of the modules trained whole, by their names in the unadapted model."""
-    if isinstance(model, Mapping):
-        return dict(model)
-    given: Any = model
-    own = given.get_base_model() if hasattr(given, "get_base_model") else given
+    own: Any = classifier.model
     found: dict[str, torch.Tensor] = {}
     for name in classifier.head:
         module = own.get_submodule(name)
+        # peft puts a trained copy beside the module, in its place.
         trained = module.modules_to_save["default"] if hasattr(module, "modules_to_save") else module
         found |= {f"{name}.{key}": value for key, value in trained.state_dict().items()}
     return found

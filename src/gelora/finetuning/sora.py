@@ -62,7 +62,7 @@ class SoRA:
             return count_open(gates)
 
         def save(folder: Path) -> None:
-            save_lora(folder, open_factors(layers), scaling, setting.classifier, model)
+            save_lora(folder, open_factors(layers), scaling, setting.classifier)
 
         def make_optimizer(arguments: "TrainingArguments", decayed: Collection[str]) -> "torch.optim.Optimizer":
             from gelora.finetuning.sora_layers import make_optimizer
