@@ -159,17 +159,17 @@ def scale_table(plan: "RankPlan", title: str | None = None) -> "Table":
 
 
 def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) -> "Table":
-    """Return a table with a row per fine-tuning: score, trainable parameters, time."""
+    """Return a table with a row per fine-tuning: score, trainable parameters, time, peak memory."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
     table.caption = "adapter, head: trainable parameters"
     score = " and ".join(json.loads(next(iter(records.values())).attrs["score_metrics"]))
     table.add_column("fine-tuning")
-    for heading in (score, "adapter", "head", "seconds", "ms per step"):
+    for heading in (score, "adapter", "head", "seconds", "ms per step", "peak MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, record in records.items():
-        parts = record["trainable_parameters"]
+        parts, memory = record["trainable_parameters"], float(record["peak_memory"])
         table.add_row(
             name,
             f"{float(record['score']):.4f}",
@@ -177,5 +177,6 @@ def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) ->
             f"{int(parts.sel(part='head')):,}",
             f"{float(record['seconds']):.1f}",
             f"{1000 * float(record['seconds_per_step']):.0f}",
+            "–" if math.isnan(memory) else f"{memory / 2**20:,.0f}",
         )
     return table
