@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from gelora.registry import available_estimators as available_estimators
     from gelora.registry import make_estimator as make_estimator
     from gelora.representations import extract_representations as extract_representations
-    from gelora.similarity import compare_representations as compare_representations
+    from gelora.study import compare as compare
 else:
     # Resolved on first use: `import gelora` loads neither torch nor transformers.
     _HOMES = {
+        "compare": "gelora.study",
         "compare_profiles": "gelora.comparison",
-        "compare_representations": "gelora.similarity",
         "estimate": "gelora.estimation",
         "estimate_representations": "gelora.estimation",
         "extract_representations": "gelora.representations",
@@ -60,8 +60,8 @@ __all__ = [
     "RankPlan",
     "available_estimators",
     "citation",
+    "compare",
     "compare_profiles",
-    "compare_representations",
     "estimate",
     "estimate_representations",
     "extract_representations",

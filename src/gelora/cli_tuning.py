@@ -190,3 +190,41 @@ def plot(
 
     draw_files(source, output, estimator=estimator)
     typer.echo(f"written: {output}")
+
+
+@app.command(
+    epilog="Example: `gelora compare study.yaml --data-dir DATA --output out/`; `gelora compare study.yaml --dry-run`"
+)
+def compare(
+    study: Annotated[Path, typer.Argument(help="The study: a YAML file with model, tasks, methods, seeds, training.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub name, in place of the study's.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with a folder for each task, likewise.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results, likewise.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the trainings with their parameters, no more.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make those that failed once more.")] = False,
+    progress: Progress = True,
+) -> None:
+    """Fine-tune by several methods on several tasks with several seeds, and compare them."""
+    from rich.console import Console
+
+    console = Console()
+    if dry_run:
+        from gelora.study import list_runs
+        from gelora.study.tables import runs_table
+
+        console.print(runs_table(list_runs(study, model=model, data_dir=data_dir, output=output)))
+        return
+    from gelora.study import compare as run
+    from gelora.study import read_study
+    from gelora.study.tables import comparison_table
+
+    found = read_study(study, model=model, data_dir=data_dir, output=output)
+    comparison = run(found, retry_failed=retry_failed, progress=progress)
+    console.print(comparison_table(comparison))
+    counts = comparison["status"].to_series().value_counts()
+    typer.echo(f"{', '.join(f'{number} {status}' for status, number in counts.items())}; written: {found.output}")
+    failed = comparison["error"].to_dataframe().reset_index()
+    for row in failed[failed["error"] != ""].to_dict("records"):
+        typer.echo(f"gelora: failed: {row['task']}/{row['method']}/seed-{row['seed']}: {row['error']}", err=True)

@@ -1,4 +1,4 @@
-"""Draw profiles and rank plans: a Dataset or a plan in, matplotlib Axes out.
+"""Draw profiles, rank plans and comparisons: a Dataset or a plan in, matplotlib Axes out.
 
 Nothing global is touched: no style is set, and pyplot is used only to open a figure where no ``ax`` is given.
 """
@@ -11,16 +11,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gelora.palette import COLORS as COLORS
+from gelora.palette import HATCHES as HATCHES
+from gelora.palette import MARKERS as MARKERS
+from gelora.palette import new_axes
 from gelora.plan import RankPlan
+from gelora.plots_comparison import plot_comparison as plot_comparison
 from gelora.profile import check_profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours: told apart by colour-blind readers; markers and dashes tell them apart in grey.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 _STACK_LINES = {"encoder": "-", "decoder": "--"}
 _ROLE_NAMES = {
     "query": "query",
@@ -70,7 +71,7 @@ def plot_profile(
     names = _chosen(profile, estimator)
     if x not in ("depth", "layer"):
         raise ValueError(f"`x` must be 'depth' or 'layer', got {x!r}")
-    axes = _axes(ax, (6.4, 4.0))
+    axes = new_axes(ax, (6.4, 4.0))
     stacks = list(dict.fromkeys(profile["stack"].values.tolist()))
     missing = False
     for index, name in enumerate(names):
@@ -108,7 +109,7 @@ def plot_ranks(plan: RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan], ax:
     """
     plans = _named_plans(plan)
     blocks = _all_blocks(next(iter(plans.values())))
-    axes = _axes(ax, (max(6.4, 0.42 * len(blocks) + 1.6), 4.0 if len(plans) > 1 else 2.6))
+    axes = new_axes(ax, (max(6.4, 0.42 * len(blocks) + 1.6), 4.0 if len(plans) > 1 else 2.6))
     if len(plans) == 1:
         _draw_map(axes, next(iter(plans.values())), blocks)
     else:
@@ -151,7 +152,7 @@ def plot_rank_history(
             raise ValueError(f"`record` {label!r} has no ranks: give records of an adapter with ranks")
     if not named:
         raise ValueError("`record` must hold at least one training record, got none")
-    axes = _axes(ax, (6.4, 3.6))
+    axes = new_axes(ax, (6.4, 3.6))
     for index, (label, one) in enumerate(named.items()):
         steps = np.append(one["change_step"].values, one.sizes["step"])
         ranks = one["rank_history"].values.astype(np.float64)
@@ -167,14 +168,6 @@ def plot_rank_history(
     if any(named):
         axes.legend(frameon=False)
     return axes
-
-
-def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def _chosen(profile: xr.Dataset, estimator: str | Sequence[str] | None) -> list[str]:

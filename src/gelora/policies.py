@@ -229,13 +229,13 @@ POLICIES: Mapping[str, Policy] = {
     "fisher": fisher,
 }
 # Which of `rank` and `budget` a policy takes.
-_TAKES: Mapping[str, tuple[str, ...]] = {
+TAKES: Mapping[str, tuple[str, ...]] = {
     "geometric": (),
     "recommended": (),
     "uniform": ("rank", "budget"),
     "eva": ("rank", "budget"),
 } | dict.fromkeys(("proportional", "budget", "random", "shuffled", "reversed", "fisher"), ("budget",))
-_TAKES_DATA = ("eva", "fisher")
+TAKES_DATA = ("eva", "fisher")
 # What can do without a profile, given a rank or a budget.
 PROFILE_FREE = ("uniform", "eva", "fisher")
 # Its rises drift least with the number of examples, see docs/benchmarks/rank_stability.md and docs/ranks.md.
@@ -271,12 +271,12 @@ def check_takes(name: str, *, rank: int | None, budget: int | None, data: Any) -
     if name not in POLICIES:
         return  # the caller's own function takes what it likes
     for option, value in (("rank", rank), ("budget", budget)):
-        if value is not None and option not in _TAKES[name]:
-            others = [policy for policy, taken in _TAKES.items() if option in taken]
-            why = "the ranks follow from the profile" if not _TAKES[name] else f"it takes `{_TAKES[name][0]}`"
+        if value is not None and option not in TAKES[name]:
+            others = [policy for policy, taken in TAKES.items() if option in taken]
+            why = "the ranks follow from the profile" if not TAKES[name] else f"it takes `{TAKES[name][0]}`"
             raise ValueError(f"`{option}` does not go with policy={name!r}, {why}; it goes with {', '.join(others)}")
-    if data is not None and name not in _TAKES_DATA:
-        raise ValueError(f"`data` goes with policies {' and '.join(_TAKES_DATA)}, which run the model, got {name!r}")
+    if data is not None and name not in TAKES_DATA:
+        raise ValueError(f"`data` goes with policies {' and '.join(TAKES_DATA)}, which run the model, got {name!r}")
 
 
 def find_policy(policy: str | Policy) -> tuple[str, Policy]:

@@ -1,0 +1,100 @@
+"""Draw a comparison of methods: score against what it costs."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gelora.messages import check_choice
+from gelora.palette import COLORS, MARKERS, new_axes
+from gelora.scores import AVERAGE, check_comparison, summarise_scores, total_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COSTS = {
+    "parameters": "trained parameters without the head",
+    "seconds": "seconds of estimation and training",
+}
+
+
+def plot_comparison(
+    comparison: xr.Dataset, ax: "Axes | None" = None, *, cost: str = "parameters", task: str | None = None
+) -> "Axes":
+    """Draw score against cost: a point for each method, and the line of those that none beats in both.
+
+    Bars are ± one standard error over the seeds.
+
+    Parameters
+    ----------
+    comparison : xarray.Dataset
+        As `gelora.compare` returns.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure where left out.
+    cost : {"parameters", "seconds"}
+        Trained parameters without the head, or seconds of estimation and training.
+    task : str, optional
+        Of one task alone; where left out, and there are several, ``"average"``: the mean over all.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``comparison`` is none, or ``cost`` or ``task`` names something it lacks.
+    """
+    check_comparison(comparison)
+    check_choice("cost", cost, COSTS)
+    axes = new_axes(ax, (7.0, 4.5))
+    names = [str(one) for one in comparison["task"].values]
+    wanted = (AVERAGE if len(names) > 1 else names[0]) if task is None else task
+    check_choice("task", wanted, [*names, AVERAGE])
+    summary = summarise_scores(comparison).sel(task=wanted)
+    own = comparison if wanted == AVERAGE else comparison.sel(task=[wanted])
+    paid = own["trainable_parameters"] if cost == "parameters" else total_seconds(own)
+    x, y = paid.mean(("task", "seed")).values, summary["mean"].values
+    for place, method in enumerate(comparison["method"].values):
+        if np.isfinite(x[place]) and np.isfinite(y[place]):
+            axes.errorbar(
+                x[place],
+                y[place],
+                yerr=np.nan_to_num(summary["standard_error"].values[place]),
+                color=COLORS[place % len(COLORS)],
+                marker=MARKERS[(place // len(COLORS) + place) % len(MARKERS)],
+                capsize=2,
+                linestyle="none",
+                label=str(method),
+            )
+    front = pareto_front(x, y)
+    axes.plot(x[front], y[front], color="0.6", linewidth=1, linestyle=":", zorder=0)
+    if cost == "parameters":
+        axes.set_xscale("log")
+    axes.set_xlabel(COSTS[cost])
+    axes.set_ylabel("score, mean over tasks" if wanted == AVERAGE else f"score on {wanted}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
+    return axes
+
+
+def pareto_front(costs: NDArray[np.float64], scores: NDArray[np.float64]) -> "NDArray[np.int64]":
+    """Return the places of the methods that no other beats in cost and score at once, by rising cost.
+
+    Parameters
+    ----------
+    costs, scores : ndarray of shape (n,)
+        Smaller costs and greater scores are better; entries that are not finite are left out.
+
+    Examples
+    --------
+    >>> pareto_front(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.4, 0.6])).tolist()
+    [0, 2]
+    """
+    known: Any = np.isfinite(costs) & np.isfinite(scores)
+    order = [int(place) for place in np.lexsort((-scores, costs)) if known[place]]
+    front: list[int] = []
+    for place in order:
+        if not front or scores[place] > scores[front[-1]]:
+            front.append(place)
+    return np.array(front, dtype=np.int64)

@@ -1,0 +1,180 @@
+"""The profile of a task, and the rank plan of a method on it: made once, kept in files."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from gelora.estimation import estimate
+from gelora.files import make_folder, to_json
+from gelora.finetuning.labelled import labelled_batches
+from gelora.finetuning.tasks import TaskData, load_task
+from gelora.plan import RankPlan
+from gelora.profile import open_profile, save_profile
+from gelora.provenance import fingerprint
+from gelora.ranks import plan_ranks
+from gelora.study.methods import SAME_BUDGET, Method
+from gelora.study.specification import Study, StudyTask, own_fields
+
+# Policies that read dimensions, and not just the budget of a geometric plan.
+_FROM_DIMENSIONS = ("geometric", "recommended", "proportional", "budget", "shuffled", "reversed")
+_FROM_LABELS = ("fisher", "eva")
+
+
+class Planner:
+    """Make profiles and plans of a study, or read those that are there.
+
+    Parameters
+    ----------
+    study : Study
+        What is compared.
+    progress : bool
+        Show a bar while dimensions are estimated.
+    """
+
+    def __init__(self, study: Study, progress: bool = False) -> None:
+        self._study, self._progress = study, progress
+
+    def profile(self, task: StudyTask) -> xr.Dataset:
+        """Return the profile of the model on the train rows of ``task``."""
+        import filelock
+
+        file = self.profile_file(task)
+        make_folder(file.parent)
+        with filelock.FileLock(file.with_suffix(".lock")):  # another process may be at it
+            if file.exists():
+                return open_profile(file)
+            study = self._study
+            made = estimate(
+                study.model,
+                profile_data(self._train_data(task)),
+                **{"seed": 0, "max_length": self._max_length(task)} | dict(study.estimation),
+                estimator=self._estimators(),
+                revision=study.revision,
+                trust_remote_code=study.trust_remote_code,
+                progress=self._progress,
+            )
+            save_profile(made, file)
+        return made
+
+    def profile_file(self, task: StudyTask) -> Path:
+        """Return where the profile lies: named by all that it depends on."""
+        study = self._study
+        made_of: list[Any] = [study.model, study.revision, task.describe(), dict(study.estimation), self._estimators()]
+        made_of += [self._max_length(task), self._n_train(task)]
+        return study.output / "profiles" / f"{task.task.name}-{_short_hash(made_of)}.nc"
+
+    def plan(self, task: StudyTask, method: Method, seed: int) -> RankPlan | None:
+        """Return the plan of a method for a run, None for one without ranks; ``planning_seconds`` in its provenance."""
+        if not method.policy:
+            return None
+        file = self._plan_file(task, method, seed)
+        if file.exists():
+            return RankPlan.load(file)
+        began = time.perf_counter()
+        found = self._make(task, method, seed)
+        found = replace(found, provenance={**found.provenance, "planning_seconds": time.perf_counter() - began})
+        make_folder(file.parent)
+        found.save(file)
+        return found
+
+    def estimation_seconds(self, task: StudyTask, method: Method, plan: RankPlan | None) -> float:
+        """Return what the ranks of a method cost: extraction, its estimator and the neighbour search, or gradients.
+
+        What was spent to know the budget alone does not count.
+        """
+        if plan is None:
+            return 0.0
+        own = float(plan.provenance.get("planning_seconds", 0.0)) if method.policy in _FROM_LABELS else 0.0
+        if method.policy not in _FROM_DIMENSIONS:
+            return own
+        attributes = self.profile(task).attrs
+        by_estimator = json.loads(attributes["estimator_seconds"])
+        shared = float(attributes["extraction_seconds"]) + float(attributes["neighbor_search_seconds"])
+        return own + shared + float(by_estimator[method.estimator or self._study.estimator])
+
+    def known_cost(self, task: StudyTask, method: Method, seed: int) -> int | None:
+        """Return the adapter parameters of a method's plan; None where that takes a profile, or gradients, yet."""
+        waits = method.needs_profile and not self.profile_file(task).exists()
+        if waits or (method.policy in _FROM_LABELS and not self._plan_file(task, method, seed).exists()):
+            return None
+        plan = self.plan(task, method, seed)
+        return None if plan is None else round(plan.n_parameters / method.share)
+
+    def _make(self, task: StudyTask, method: Method, seed: int) -> RankPlan:
+        study = self._study
+        options: dict[str, Any] = {**study.ranks, **method.ranks, "seed": seed}
+        options |= {"revision": study.revision, "trust_remote_code": study.trust_remote_code}
+        profile = self.profile(task) if method.policy in (*_FROM_DIMENSIONS, "random") else None
+        if method.policy == "recommended":
+            options.pop("estimator", None)
+        elif profile is not None:
+            options.setdefault("estimator", study.estimator)
+        else:
+            options.pop("estimator", None)
+        budget = self._budget(task, method)
+        model: Any = study.model
+        if method.policy in _FROM_LABELS:
+            model, options["data"] = self._labelled(task, seed)
+        return plan_ranks(profile, model, method.policy, rank=method.rank, budget=budget, **options)
+
+    def _budget(self, task: StudyTask, method: Method) -> int | None:
+        if method.budget is None:
+            return None
+        if method.budget != SAME_BUDGET:
+            return round(int(method.budget) * method.share)
+        reference = Method(name="geometric", policy="geometric", budget=None, ranks=_shared_ranks(method))
+        plan = self.plan(task, reference, 0)
+        return None if plan is None else round(plan.n_parameters * method.share)
+
+    def _labelled(self, task: StudyTask, seed: int) -> tuple[Any, Any]:
+        study = self._study
+        return labelled_batches(
+            study.model,
+            task.task,
+            task.data_dir,
+            max_length=self._max_length(task) or 128,
+            seed=seed,
+            revision=study.revision,
+            trust_remote_code=study.trust_remote_code,
+        )
+
+    def _train_data(self, task: StudyTask) -> TaskData:
+        return load_task(task.task, task.data_dir, n_train=self._n_train(task), seed=0)
+
+    def _n_train(self, task: StudyTask) -> int | None:
+        found: int | None = {**self._study.training, **task.training}.get("n_train")
+        return found
+
+    def _max_length(self, task: StudyTask) -> int | None:
+        found: int | None = {"max_length": 128, **self._study.training, **task.training}["max_length"]
+        return None if task.task.image else found
+
+    def _estimators(self) -> list[str]:
+        own = [method.estimator for method in self._study.methods if method.needs_profile]
+        return list(dict.fromkeys([self._study.estimator, *(name for name in own if name)]))
+
+    def _plan_file(self, task: StudyTask, method: Method, seed: int) -> Path:
+        study = self._study
+        made_of = [own_fields(method), dict(study.ranks), study.estimator, str(self.profile_file(task)), seed]
+        return study.output / "plans" / task.task.name / f"{method.name}-seed-{seed}-{_short_hash(made_of)}.json"
+
+
+def profile_data(data: TaskData) -> Any:
+    """Return the train rows of a task as `gelora.estimate` takes them."""
+    if data.task.image:
+        return data.train.select_columns(["image"])
+    columns = [list(data.train[name]) for name in data.task.text]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _shared_ranks(method: Method) -> dict[str, Any]:
+    """Return the options that say what is adapted: a method that adapts other matrices has a budget of its own."""
+    return {name: method.ranks[name] for name in ("targets", "roles") if name in method.ranks}
+
+
+def _short_hash(parts: Any) -> str:
+    return fingerprint([to_json(parts).encode()])[:12]

@@ -1,0 +1,193 @@
+"""Make the trainings of a study that are missing, one after the other; a failing one is recorded, no more."""
+
+import gc
+import logging
+import math
+import platform
+import traceback
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from gelora.files import make_folder
+from gelora.finetuning.checkpoints import RECORD_FILE
+from gelora.finetuning.record import open_record
+from gelora.finetuning.runner import finetune
+from gelora.plan import RankPlan
+from gelora.study.planning import Planner
+from gelora.study.processes import Processes
+from gelora.study.searching import Trial, choose, hold_out, propose
+from gelora.study.specification import Study
+from gelora.study.units import (
+    FAILED,
+    FINISHED,
+    MISSING,
+    Unit,
+    clear_failed,
+    clear_leftovers,
+    list_units,
+    read_outcome,
+    write_outcome,
+)
+
+_log = logging.getLogger("gelora")
+
+
+def run_missing(study: Study, processes: Processes, *, retry_failed: bool = False, progress: bool = True) -> None:
+    """Make every training that is missing, unless another process is at it.
+
+    Parameters
+    ----------
+    study : Study
+        What is compared.
+    processes : Processes
+        Of this job.
+    retry_failed : bool
+        Make those that failed once more.
+    progress : bool
+        Show a bar over the trainings, with the time left.
+    """
+    units = list_units(study)
+    ended = processes.agree(lambda: [read_outcome(study, unit).status for unit in units])  # refuses other settings
+    open_ = [
+        unit
+        for unit, status in zip(units, ended, strict=True)
+        if status == MISSING or (retry_failed and status == FAILED)
+    ]
+    retried = {unit.name for unit, status in zip(units, ended, strict=True) if retry_failed and status == FAILED}
+    planner = Planner(study)
+    shown = progress and processes.first
+    with tqdm(
+        total=len(units), initial=len(units) - len(open_), desc="comparing", unit="run", disable=not shown
+    ) as bar:
+        while open_:
+            left = []
+            for unit in open_:
+                bar.set_postfix_str(unit.name)
+                if _take(study, unit, planner, processes, retry=unit.name in retried):
+                    bar.update()
+                else:
+                    left.append(unit)
+            if len(left) == len(open_):
+                _log.info("%d trainings are left to other processes", len(left))
+                break
+            open_ = left
+
+
+def _take(study: Study, unit: Unit, planner: Planner, processes: Processes, retry: bool) -> bool:
+    """Make a training if it can be made now; say whether it has ended."""
+    import filelock
+
+    folder = make_folder(study.output / "locks")
+    lock = filelock.FileLock(folder / f"{unit.name.replace('/', '--')}.lock", blocking=False)
+
+    def decide() -> str:
+        if any(read_outcome(study, other).status == MISSING for other in _before(study, unit)):
+            return "wait"
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return "wait"
+        status = read_outcome(study, unit).status
+        if status == FINISHED or (status == FAILED and not retry):
+            return "ended"
+        clear_failed(study, unit)
+        return "make"
+
+    try:
+        decision = processes.agree(decide)
+        if decision == "make":
+            _make(study, unit, planner, processes)
+    finally:
+        lock.release()
+    return decision != "wait"
+
+
+def _before(study: Study, unit: Unit) -> list[Unit]:
+    """Return the trials that must have ended first: all for a run, for a trial by Optuna those before it."""
+    search = study.search_for(unit.method)
+    if search is None:
+        return []
+    before = search.n_trials if unit.trial is None else unit.trial * (search.engine == "optuna")
+    return [Unit(unit.task, unit.method, search.seed, number) for number in range(before)]
+
+
+def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> None:
+    """Train, and write down how it ended."""
+    facts: dict[str, Any] = {"host": platform.node(), "processes": processes.count}
+    try:
+        _train(study, unit, planner, processes, facts)
+        status = FINISHED
+    except Exception as error:  # noqa: BLE001 (whatever goes wrong in one training: the others go on)
+        _log.warning("%s failed: %s: %s", unit.name, type(error).__name__, error)
+        status = FAILED
+        facts |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    if processes.first:
+        write_outcome(study, unit, status, facts)
+        if status == FINISHED:
+            clear_leftovers(study, unit)
+    _free_memory()
+    processes.wait()
+
+
+def _train(study: Study, unit: Unit, planner: Planner, processes: Processes, facts: dict[str, Any]) -> None:
+    """Train, and add to ``facts`` what the record does not hold."""
+    search = study.search_for(unit.method)
+    options = study.options(unit.task, unit.method)
+    task, data_dir = unit.task.task, unit.task.data_dir
+    facts["chosen"] = {}
+    if search is not None:
+        done = processes.agree(lambda: finished_trials(study, unit))
+        better = _greater_is_better(unit)
+        if unit.trial is None:
+            facts["chosen"] = choose(done, better)
+        else:
+            number, before = unit.trial, [trial for trial in done if trial[0] < unit.trial]
+            facts["chosen"] = processes.agree(lambda: propose(search, number, before, better))
+            options |= dict(search.training)
+            task, data_dir = hold_out(study, unit.task, search), None
+    options |= facts["chosen"]
+    facts["options"] = options
+    plan: RankPlan | None = processes.agree(lambda: planner.plan(unit.task, unit.method, unit.seed))
+    facts["estimation_seconds"] = processes.agree(lambda: planner.estimation_seconds(unit.task, unit.method, plan))
+    finetune(
+        study.model,
+        task,
+        plan,
+        unit.method.adapter,
+        output_dir=unit.folder(study),
+        data_dir=data_dir,
+        seed=unit.seed,
+        progress=False,
+        revision=study.revision,
+        trust_remote_code=study.trust_remote_code,
+        **options,
+    )
+
+
+def finished_trials(study: Study, unit: Unit) -> list[Trial]:
+    """Return the trials of a unit's task and method that have ended, with their scores; NaN for those that failed."""
+    search = study.search_for(unit.method)
+    found: list[Trial] = []
+    for number in range(0 if search is None else search.n_trials):
+        trial = Unit(unit.task, unit.method, unit.seed if search is None else search.seed, number)
+        outcome = read_outcome(study, trial)
+        if outcome.status == FINISHED:
+            score = float(open_record(trial.folder(study) / RECORD_FILE)["score"])
+            found.append((number, outcome.facts["chosen"], score))
+        elif outcome.status == FAILED:
+            found.append((number, outcome.facts.get("chosen", {}), math.nan))
+    return found
+
+
+def _greater_is_better(unit: Unit) -> bool:
+    return bool(getattr(unit.task.task, "greater_is_better", True))
+
+
+def _free_memory() -> None:
+    """Give back what the last training held: the next one may need all of it."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

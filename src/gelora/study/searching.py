@@ -1,0 +1,102 @@
+"""Choose options by trials on held-out train rows: all of a grid, or what Optuna proposes."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gelora.finetuning.tasks import Task, load_task
+from gelora.provenance import generator
+from gelora.study.specification import Range, Search, Study, StudyTask
+
+# A trial's number, what it tried, and its score; NaN where it failed or has none.
+Trial = tuple[int, Mapping[str, float], float]
+
+
+def propose(search: Search, number: int, done: Sequence[Trial], greater_is_better: bool = True) -> dict[str, float]:
+    """Return the options of a trial.
+
+    Parameters
+    ----------
+    search : Search
+        Of the method.
+    number : int
+        Of the trial, from 0.
+    done : sequence of Trial
+        Those before it. A grid does not look at them; for Optuna they must all be there, and the same trials lead to
+        the same proposal, in whatever process.
+    greater_is_better : bool
+        Of the score.
+    """
+    if search.engine == "grid":
+        names = list(search.space)
+        values = [one for one in search.space.values() if isinstance(one, tuple)]
+        return dict(zip(names, list(itertools.product(*values))[number], strict=True))
+    return _ask_optuna(search, number, done, greater_is_better)
+
+
+def choose(done: Sequence[Trial], greater_is_better: bool = True) -> dict[str, float]:
+    """Return the options of the best trial; of equal ones those of the first.
+
+    Raises
+    ------
+    ValueError
+        If no trial has a score.
+    """
+    scored = [trial for trial in done if not math.isnan(trial[2])]
+    if not scored:
+        raise ValueError(f"none of the {len(done)} trials of the search has a score: their outcome.json says why")
+    sign = 1 if greater_is_better else -1
+    return dict(max(scored, key=lambda trial: (sign * trial[2], -trial[0]))[1])
+
+
+def hold_out(study: Study, task: StudyTask, search: Search) -> Task:
+    """Return the task with a part of its train rows in the place of its validation rows, which stay unseen.
+
+    The part is drawn by the seed alone: every method is scored on the same rows.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows for both parts.
+    """
+    n_train = {**study.training, **task.training}.get("n_train")
+    data = load_task(task.task, task.data_dir, n_train=n_train, seed=search.seed)
+    n_held = round(search.holdout * len(data.train))
+    if not 0 < n_held < len(data.train):
+        raise ValueError(
+            f"`search.holdout` of {search.holdout:g} leaves no rows to train or to score on, of {len(data.train)} "
+            "train rows: give another share, or more rows"
+        )
+    order = generator(search.seed, "holdout", task.task.name).permutation(len(data.train))
+    held, kept = sorted(order[:n_held].tolist()), sorted(order[n_held:].tolist())
+    return replace(data.task, train=data.train.select(kept), validation=data.train.select(held))
+
+
+def _ask_optuna(search: Search, number: int, done: Sequence[Trial], greater_is_better: bool) -> dict[str, float]:
+    import optuna
+
+    from gelora.quiet import quiet_optuna
+
+    space: dict[str, Any] = {
+        name: optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
+        for name, one in search.space.items()
+        if isinstance(one, Range)
+    }
+    # A sampler of its own for each trial: what it proposes depends on the trials before it, not on the process.
+    seed = int(generator(search.seed, "trial", number).integers(2**31))
+    with quiet_optuna():
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, search.n_trials // 3)))
+        study = optuna.create_study(direction="maximize" if greater_is_better else "minimize", sampler=sampler)
+        for _, tried, score in sorted(done, key=lambda trial: trial[0]):
+            failed = math.isnan(score)
+            if failed and tried.keys() != space.keys():
+                continue  # it failed before it knew what to try
+            state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(tried), distributions=space, value=None if failed else score, state=state
+                )
+            )
+        return {name: float(value) for name, value in study.ask(space).params.items()}

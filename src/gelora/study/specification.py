@@ -1,0 +1,202 @@
+"""A study as it was read and checked: tasks × methods × seeds, and how each is trained."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from gelora.finetuning.tables import SPLITS
+from gelora.finetuning.tasks import Task
+from gelora.study.methods import Method
+
+ENGINES = ("grid", "optuna")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyTask:
+    """One column of the comparison.
+
+    Parameters
+    ----------
+    task : Task
+        What is learnt.
+    data_dir : str, optional
+        Folder with its files; without it the task has its own data, or the hub is asked.
+    training : mapping
+        Options of `gelora.finetune` for this task alone.
+    """
+
+    task: Task
+    data_dir: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this task from others, as JSON takes it."""
+        given = own_fields(self.task)
+        data = {split: _described(given.pop(split)) for split in SPLITS if split in given}
+        return given | data | {"data_dir": self.data_dir, "training": dict(self.training)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that Optuna may try for an option.
+
+    Parameters
+    ----------
+    low, high : float
+        Bounds, included.
+    log : bool
+        Whether they are drawn evenly on a logarithmic scale.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How options are chosen for each task and method, on a part of the train rows.
+
+    Parameters
+    ----------
+    space : mapping of str to tuple or Range
+        Values of each option to try: a tuple of numbers for a grid, a range for Optuna.
+    engine : {"grid", "optuna"}
+        A grid tries all combinations.
+    n_trials : int
+        The same for each method.
+    holdout : float
+        Share of the train rows that the trials are scored on; the others they are trained on.
+    seed : int
+        Of that draw, of the trials' training, and of Optuna's proposals.
+    training : mapping
+        Options of `gelora.finetune` for trials alone, fewer steps say.
+    """
+
+    space: Mapping[str, tuple[float, ...] | Range]
+    engine: str = "grid"
+    n_trials: int
+    holdout: float = 0.2
+    seed: int = 0
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_method(self, method: Method) -> "Search":
+        """Return the search with the method's own values."""
+        return replace(self, space={**self.space, **method.search}) if method.search else self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is compared.
+
+    Parameters
+    ----------
+    model : str
+        Folder or hub name.
+    tasks : tuple of StudyTask
+    methods : tuple of Method
+    seeds : tuple of int
+    output : Path
+        Folder for everything that is made.
+    training : mapping
+        Options of `gelora.finetune`: values, or mappings from a method's name, or ``"default"``, to values.
+    estimation : mapping
+        Options of `gelora.estimate` for the profiles.
+    estimator : str
+        The one that the geometric plan, and so everybody's budget, rests on.
+    ranks : mapping
+        Options of `gelora.plan_ranks` for all methods.
+    search : Search, optional
+        How options are chosen; without it all are as given.
+    reference : str
+        The method that the others are tested against.
+    keep_adapters : bool
+        Whether the trained adapters stay; the checkpoints never do.
+    revision, trust_remote_code
+        Of a model from the hub.
+    """
+
+    model: str
+    tasks: tuple[StudyTask, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    output: Path
+    training: Mapping[str, Any] = field(default_factory=dict)
+    estimation: Mapping[str, Any] = field(default_factory=dict)
+    estimator: str = "twonn"
+    ranks: Mapping[str, Any] = field(default_factory=dict)
+    search: Search | None = None
+    reference: str = ""
+    keep_adapters: bool = True
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def options(self, task: StudyTask, method: Method) -> dict[str, Any]:
+        """Return the options of a run: the study's, overruled by the task's, overruled by the method's."""
+        found: dict[str, Any] = {}
+        for name, value in (dict(self.training) | dict(task.training) | dict(method.training)).items():
+            if isinstance(value, Mapping) and name in BY_METHOD:
+                if method.name in value or "default" in value:
+                    found[name] = value.get(method.name, value.get("default"))
+            else:
+                found[name] = value
+        return found
+
+    def search_for(self, method: Method) -> Search | None:
+        """Return how the options of a method are chosen."""
+        return None if self.search is None else self.search.for_method(method)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the study as JSON takes it, for the results."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        own: dict[str, Any] = {"tasks": [task.describe() for task in self.tasks], "output": str(self.output)}
+        own["methods"] = [asdict(method) for method in self.methods]
+        own["search"] = None if self.search is None else asdict(self.search)
+        return plain | own
+
+
+# Options of a run that a study may give by method.
+BY_METHOD = (
+    "learning_rate",
+    "weight_decay",
+    "warmup_ratio",
+    "schedule",
+    "dropout",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "precision",
+    "eval_steps",
+)
+
+
+def grid_size(space: Mapping[str, tuple[float, ...] | Range]) -> int:
+    """Return how many combinations a grid has.
+
+    Examples
+    --------
+    >>> grid_size({"learning_rate": (1e-3, 1e-2, 1e-1), "dropout": (0.0, 0.1)})
+    6
+    """
+    return math.prod(len(values) for values in space.values() if isinstance(values, tuple))
+
+
+def own_fields(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not as its definition has them, in order.
+
+    What is added to a definition later leaves what is written down of older instances as it is.
+    """
+    found = {}
+    for one in fields(instance):
+        value = getattr(instance, one.name)
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if value is not default and (one.name in SPLITS or value != default):
+            found[one.name] = value
+    return found
+
+
+def _described(data: Any) -> str:
+    """Return a path as it is, and of data in memory what they are: they have no name."""
+    return str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data)} rows"

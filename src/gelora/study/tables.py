@@ -1,0 +1,207 @@
+"""A comparison as tables: Markdown and LaTeX as in papers, and one for the terminal."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import xarray as xr
+
+from gelora.scores import AVERAGE, check_comparison, compare_scores, summarise_scores, total_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One score of a table.
+
+    Parameters
+    ----------
+    mean, error : float
+        Times 100 where scores are fractions.
+    best : bool
+        Whether no method of the task has a better mean.
+    differs : bool
+        Whether it differs from the reference by more than its noise.
+    """
+
+    mean: float
+    error: float
+    best: bool
+    differs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method of a table.
+
+    Parameters
+    ----------
+    method : str
+    parameters : float
+        Trained ones without the head, mean over tasks and seeds.
+    seconds : float
+        Of estimation and training, likewise.
+    cells : tuple of Cell
+        By task, the average last.
+    """
+
+    method: str
+    parameters: float
+    seconds: float
+    cells: tuple[Cell, ...]
+
+
+def to_markdown(comparison: xr.Dataset) -> str:
+    """Return the comparison as a table in Markdown, with a line below that says how to read it.
+
+    Parameters
+    ----------
+    comparison : xarray.Dataset
+        As `gelora.compare` returns.
+    """
+    tasks, rows = table_rows(comparison)
+    head = ["method", "parameters", *tasks, "seconds"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        cells = [_cell(cell, "**{}**".format, "±", "*") for cell in row.cells]
+        lines.append([row.method, _count(row.parameters), *cells, _seconds(row.seconds)])
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{body}\n\n{_legend(comparison)}\n"
+
+
+def to_latex(comparison: xr.Dataset) -> str:
+    r"""Return the comparison as a ``tabular`` for LaTeX's booktabs.
+
+    Parameters
+    ----------
+    comparison : xarray.Dataset
+        As `gelora.compare` returns.
+    """
+    tasks, rows = table_rows(comparison)
+    head = ["method", "parameters", *tasks, "seconds"]
+    lines = [" & ".join(_latex(name) for name in head) + r" \\", r"\midrule"]
+    for row in rows:
+        texts = [_cell(cell, r"\mathbf{{{}}}".format, r"\pm", "^{*}") for cell in row.cells]
+        cells = ["--" if text == "–" else f"${text}$" for text in texts]
+        lines.append(" & ".join([_latex(row.method), _count(row.parameters), *cells, _seconds(row.seconds)]) + r" \\")
+    inner = "\n".join(lines)
+    columns = "l" + "r" * (len(head) - 1)
+    note = _latex(_legend(comparison).replace("±", "plus or minus").replace("**", ""))
+    return f"% {note}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{inner}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def comparison_table(comparison: xr.Dataset, title: str | None = None) -> "Table":
+    """Return the comparison as a table for the terminal."""
+    from rich.table import Table
+
+    tasks, rows = table_rows(comparison)
+    table = Table(title=title, title_justify="left", title_style="bold", caption=_legend(comparison).replace("**", ""))
+    table.caption_justify = "left"
+    table.add_column("method")
+    for heading in ("parameters", *tasks, "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_cell(cell, "[bold]{}[/bold]".format, "±", "*") for cell in row.cells]
+        table.add_row(row.method, _count(row.parameters), *cells, _seconds(row.seconds))
+    return table
+
+
+def runs_table(runs: pd.DataFrame) -> "Table":
+    """Return a table of what `gelora.study.list_runs` lists, a row for the trials and seeds of a method."""
+    from rich.table import Table
+
+    table = Table(caption="adapter: – follows from a profile, or gradients, that are not there yet")
+    table.caption_justify = "left"
+    for heading in ("task", "method"):
+        table.add_column(heading)
+    for heading in ("trials", "seeds", "finished", "failed", "adapter", "head"):
+        table.add_column(heading, justify="right")
+    for (task, method), rows in runs.groupby(["task", "method"], sort=False):
+        adapter, status = rows["adapter"].iloc[0], rows["status"]
+        counts = [rows["trial"].notna().sum(), rows["trial"].isna().sum()]
+        counts += [(status == "finished").sum(), (status == "failed").sum()]
+        known = "–" if adapter is pd.NA else f"{adapter:,}"
+        table.add_row(str(task), str(method), *(str(count) for count in counts), known, f"{rows['head'].iloc[0]:,}")
+    table.title = f"{len(runs)} trainings, {int((runs['status'] == 'missing').sum())} missing"
+    return table
+
+
+def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
+    """Return the columns of scores, the average last where there are several tasks, and a row for each method."""
+    check_comparison(comparison)
+    summary, tests = summarise_scores(comparison), compare_scores(comparison)
+    greater = _greater(comparison)
+    best = summary["mean"].max("method").where(greater, summary["mean"].min("method"))
+    tasks = [str(task) for task in summary["task"].values]
+    if len(tasks) == 2:
+        tasks = [task for task in tasks if task != AVERAGE]
+    parameters = comparison["trainable_parameters"].mean(("task", "seed"))
+    seconds = total_seconds(comparison).mean(("task", "seed"))
+    rows = []
+    for method in comparison["method"].values:
+        cells = []
+        for place, task in enumerate(tasks):
+            here = {"task": task, "method": method}  # as keywords, xarray takes `method` for its own
+            one, test = summary.sel(here), tests.sel(here)
+            scale = 100.0 if bool(greater[place]) else 1.0
+            mean = float(one["mean"])
+            cells.append(
+                Cell(
+                    scale * mean,
+                    scale * float(one["standard_error"]),
+                    best=mean == float(best[place]),
+                    differs=float(test["p_value"]) < SIGNIFICANT,
+                )
+            )
+        own = {"method": method}
+        rows.append(Row(str(method), float(parameters.sel(own)), float(seconds.sel(own)), tuple(cells)))
+    return tasks, rows
+
+
+def _greater(comparison: xr.Dataset) -> xr.DataArray:
+    """Say of each task, the average last, whether greater scores are better."""
+    import json
+
+    known = json.loads(str(comparison.attrs.get("greater_is_better", "{}")))
+    by_task = [bool(known.get(str(task), True)) for task in comparison["task"].values]
+    return xr.DataArray([*by_task, all(by_task)], dims="task")
+
+
+def _cell(cell: Cell, bold: Callable[[str], str], plus_minus: str, star: str) -> str:
+    if math.isnan(cell.mean):
+        return "–"
+    text = f"{cell.mean:.1f}"
+    text = bold(text) if cell.best else text
+    error = "" if math.isnan(cell.error) else f" {plus_minus} {cell.error:.1f}"
+    return f"{text}{error}{star if cell.differs else ''}"
+
+
+def _count(parameters: float) -> str:
+    return "–" if math.isnan(parameters) else f"{parameters:,.0f}"
+
+
+def _seconds(seconds: float) -> str:
+    return "–" if math.isnan(seconds) else f"{seconds:,.1f}"
+
+
+def _legend(comparison: xr.Dataset) -> str:
+    seeds = comparison.sizes["seed"]
+    reference = str(comparison.attrs.get("reference", ""))
+    error = f"mean ± standard error over {seeds} seeds" if seeds > 1 else "one seed"
+    star = f"; * differs from {reference} (paired t test over the seeds, p < {SIGNIFICANT:g}, not adjusted)"
+    return (
+        f"Scores times 100, losses as they are: {error}; **best** of each task{star if seeds > 1 else ''}. Parameters "
+        "without the head and seconds of estimation and training: means over tasks and seeds."
+    )
+
+
+def _latex(text: str) -> str:
+    for character in "\\&%$#_{}":
+        text = text.replace(character, f"\\{character}" if character != "\\" else r"\textbackslash ")
+    return text
