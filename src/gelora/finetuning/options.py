@@ -1,5 +1,6 @@
 """The options of a run: checked here, handed to Hugging Face's TrainingArguments."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,6 +109,22 @@ class Options:
         return {key: value for key, value in asdict(self).items() if key not in ("device", "save_steps")}
 
 
+def count_processes(batch_size: int) -> int:
+    """Return how many processes train together, as torchrun or ``accelerate launch`` started them; 1 for a plain call.
+
+    Raises
+    ------
+    ValueError
+        If they cannot share the rows of a batch evenly.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch_size % processes:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {processes} processes that share each batch, got {batch_size}"
+        )
+    return processes
+
+
 def check_device(device: str) -> None:
     """Raise ValueError if there is no such device on this machine."""
     import torch
@@ -146,6 +163,7 @@ def to_training_arguments(options: Options, folder: Path) -> "TrainingArguments"
     import torch
     from transformers import TrainingArguments
 
+    processes = count_processes(options.batch_size)
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     use_cpu = options.device == "cpu" or not accelerated  # said outright, or half precision is refused on a CPU
     try:
@@ -154,8 +172,8 @@ def to_training_arguments(options: Options, folder: Path) -> "TrainingArguments"
             output_dir=str(folder),
             num_train_epochs=options.epochs,
             max_steps=options.max_steps,
-            per_device_train_batch_size=options.batch_size,
-            per_device_eval_batch_size=options.eval_batch_size or options.batch_size,
+            per_device_train_batch_size=options.batch_size // processes,
+            per_device_eval_batch_size=max(1, (options.eval_batch_size or options.batch_size) // processes),
             learning_rate=options.learning_rate,
             weight_decay=options.weight_decay,
             warmup_steps=options.warmup_ratio,

@@ -67,7 +67,9 @@ class RecordingTrainer(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Make one step and hand its loss on."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.history.add(loss)
+        # Of several processes each has seen a part of the rows; all stop together where the mean is not finite.
+        alone = self.accelerator.num_processes == 1
+        self.history.add(loss if alone else self.accelerator.reduce(loss.detach().clone(), reduction="mean"))
         return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -98,6 +100,7 @@ class RecordingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process writes the state of its generators
         if not self.args.should_save:
             return
         folder = Path(str(self.args.output_dir))

@@ -109,7 +109,7 @@ def list_runs(study: "str | Path | Mapping[str, Any] | Study", **overrides: Any)
         those of the adapter are missing where they follow from a profile that is not made yet.
     """
     found = read_study(study, **overrides)
-    planner = Planner(found)
+    planner = Planner(found, write=False)
     rows = []
     with quiet_libraries():
         counted: dict[tuple[str, str], tuple[int | None, int]] = {}

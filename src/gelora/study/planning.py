@@ -31,12 +31,12 @@ class Planner:
     ----------
     study : Study
         What is compared.
-    progress : bool
-        Show a bar while dimensions are estimated.
+    write : bool
+        Whether plans are kept; profiles always are.
     """
 
-    def __init__(self, study: Study, progress: bool = False) -> None:
-        self._study, self._progress = study, progress
+    def __init__(self, study: Study, write: bool = True) -> None:
+        self._study, self._write = study, write
 
     def profile(self, task: StudyTask) -> xr.Dataset:
         """Return the profile of the model on the train rows of ``task``."""
@@ -55,7 +55,7 @@ class Planner:
                 estimator=self._estimators(),
                 revision=study.revision,
                 trust_remote_code=study.trust_remote_code,
-                progress=self._progress,
+                progress=False,
             )
             save_profile(made, file)
         return made
@@ -77,8 +77,9 @@ class Planner:
         began = time.perf_counter()
         found = self._make(task, method, seed)
         found = replace(found, provenance={**found.provenance, "planning_seconds": time.perf_counter() - began})
-        make_folder(file.parent)
-        found.save(file)
+        if self._write:
+            make_folder(file.parent)
+            found.save(file)
         return found
 
     def estimation_seconds(self, task: StudyTask, method: Method, plan: RankPlan | None) -> float:
