@@ -196,7 +196,8 @@ def test_a_whole_dataset_dict_is_refused() -> None:
         (
             {"problem": "ranking"},
             ValueError,
-            r"`problem` must be one of classification, regression, question_answering, language_modelling, got 'ranking'",
+            r"`problem` must be one of classification, regression, question_answering, language_modelling, "
+            r"got 'ranking'",
         ),
         ({"problem": "regression", "label_names": ("a", "b")}, ValueError, r"`label_names` must be left out"),
         ({"label_names": ("a", "a")}, ValueError, r"`label_names` must be two or more different names"),

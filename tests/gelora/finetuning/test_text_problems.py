@@ -139,9 +139,11 @@ def test_a_tiny_model_learns_to_respond(
 
 
 def test_a_language_model_that_is_stored_whole_keeps_its_head(
-    problems: Any, plan_for: Callable[..., Any], tiny_tokenizer: Callable[..., Any], tmp_path: Path
+    problems: Any, tiny_tokenizer: Callable[..., Any], tmp_path: Path
 ) -> None:
     import transformers
+
+    from gelora.ranks import plan_ranks
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -150,9 +152,8 @@ def test_a_language_model_that_is_stored_whole_keeps_its_head(
     model = transformers.LlamaForCausalLM(config)
     before = model.lm_head.weight.clone()
     tokenizer = tiny_tokenizer(pairs=False, pad=False)
-    record = finetune(
-        model, problems["responses"], plan_for("llama"), output_dir=tmp_path, tokenizer=tokenizer, **QUICK
-    )
+    plan = plan_ranks(None, model, "uniform", rank=2)
+    record = finetune(model, problems["responses"], plan, output_dir=tmp_path, tokenizer=tokenizer, **QUICK)
     assert json.loads(record.attrs["modules_trained_whole"]) == []
     assert record["trainable_parameters"].values.tolist()[1] == 0
     tuned, _ = load_adapter(tmp_path / "adapter", model)
@@ -234,8 +235,8 @@ def test_another_stride_or_template_is_another_run(
 
     arguments: dict[str, Any] = {"output_dir": tmp_path, **QUICK}
     finetune(folder_of("bert"), problems["questions"], plan_for("bert"), **arguments)
+    changed = replace(problems["questions"], answering=Answering(stride=5))
     with pytest.raises(ValueError, match="holds a run with other arguments .*answering was .*'stride': 4"):
-        changed = replace(problems["questions"], answering=Answering(stride=5))
         finetune(folder_of("bert"), changed, plan_for("bert"), **arguments)
 
 
