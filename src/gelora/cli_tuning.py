@@ -45,7 +45,11 @@ def demo(
 def finetune(
     model: Model,
     task: Annotated[
-        str, typer.Option(help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli; or images.")
+        str,
+        typer.Option(
+            help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli; squad or squad_v2; instructions "
+            "(prompt and response); or images."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the record, the adapter and the checkpoints.")],
     plan: Annotated[

@@ -179,9 +179,7 @@ def _train_seconds(data: Path, steps: int, *, ours: bool) -> float:
         )
         if ours:
             history = History(ranks=adapted.ranks)
-            trainer: Any = make_trainer(
-                adapted, arguments, inputs, history=history, evaluate_outputs=lambda logits, labels: {}, progress=False
-            )
+            trainer: Any = make_trainer(adapted, arguments, inputs, history=history, progress=False)
         else:
             trainer = Trainer(
                 model=adapted.model,

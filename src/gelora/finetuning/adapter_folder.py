@@ -22,7 +22,7 @@ _LOAD = {
 from transformers import {auto_class}, {processor_class}
 
 base = {auto_class}.from_pretrained(
-    {base!r}, {load_options}, dtype="{dtype}"
+    {arguments}
 )
 model = PeftModel.from_pretrained(base, "<this folder>").eval()
 {processor_name} = {processor_class}.from_pretrained("<this folder>")""",
@@ -177,7 +177,8 @@ def save_adapter(
         adapted.save(temporary)
         processor.save_pretrained(str(temporary))
         told = dict(facts) | {"kind": adapted.kind, "library": _LIBRARY[adapted.kind]}
-        load = _LOAD[adapted.kind].format(**told)
+        arguments = (repr(told["base"]), told["load_options"], f'dtype="{told["dtype"]}"')
+        load = _LOAD[adapted.kind].format(**told, arguments=", ".join(filter(None, arguments)))
         card = _CARD.format(**told, load=load, origin=json.dumps(origin, indent=1, default=str))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | {

@@ -1,4 +1,4 @@
-"""A model → a classifier for a task: the head, the padding token, and which modules are new."""
+"""A model → one with a head for a task: the head, the padding token, and which modules are new."""
 
 import copy
 import json
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 IMAGE_CLASS = "AutoModelForImageClassification"
+QUESTION_CLASS = "AutoModelForQuestionAnswering"
+LANGUAGE_CLASS = "AutoModelForCausalLM"
+_TASK_TYPES = {AUTO_CLASS: "SEQ_CLS", QUESTION_CLASS: "QUESTION_ANS", LANGUAGE_CLASS: "CAUSAL_LM"}
+_HEADS = {
+    AUTO_CLASS: "sequence classifier",
+    IMAGE_CLASS: "image classifier",
+    QUESTION_CLASS: "model for question answering",
+    LANGUAGE_CLASS: "causal language model",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +42,15 @@ class Classifier:
         With a padding token. For images, the image processor.
     head : tuple of str
         Modules that are trained whole and saved with the adapter: the head and whatever else the stored weights
-        do not hold.
+        do not hold. The head of a language model is not among them where the stored weights hold it.
     weights : str
         Fingerprint of the blocks.
     auto_class, processor_class : str
         Names of the classes of transformers that load the model and its tokenizer.
     quantization : str
         One of `gelora.finetuning.quantized.QUANTIZATIONS`; empty where the weights are as stored.
+    not_quantized : tuple of str
+        Modules that no quantisation touches: the head, whether or not it is trained.
     """
 
     model: "PreTrainedModel"
@@ -49,11 +60,12 @@ class Classifier:
     auto_class: str = AUTO_CLASS
     processor_class: str = "AutoTokenizer"
     quantization: str = ""
+    not_quantized: tuple[str, ...] = ()
 
     @property
     def task_type(self) -> str | None:
         """What peft calls the task: it knows none of images."""
-        return "SEQ_CLS" if self.auto_class == AUTO_CLASS else None
+        return _TASK_TYPES.get(self.auto_class)
 
     def describe_processor(self) -> str:
         """Return what of the tokenizer or image processor tells two runs apart."""
@@ -79,8 +91,8 @@ def load_classifier(
     Parameters
     ----------
     model : PreTrainedModel, str or Path
-        A folder or hub name, or a loaded model: bare, with a classification head, or with another head, which is
-        left away. A loaded one is copied.
+        A folder or hub name, or a loaded model: bare, with a head for the task, or with another head, which is left
+        away. A loaded one is copied.
     data : TaskData
         Says how many outputs the head needs, and their names.
     tokenizer : optional
@@ -100,7 +112,7 @@ def load_classifier(
         If the model cannot be loaded.
     ValueError, TypeError
         If its head has another number of outputs, its blocks lack weights, there is no tokenizer or the tokenizer
-        does not belong to it.
+        does not belong to it; or if a model that reads both ways shall write responses.
 
     Notes
     -----
@@ -120,19 +132,24 @@ def load_classifier(
     processor = load_tokenizer(loaded, tokenizer, _processor_class(data))
     found = check_processor(processor) if data.task.image else _padding_tokenizer(loaded, processor)
     check_finite_parameters(loaded)
+    if data.task.problem == "language_modelling":
+        _check_decoder(loaded)
+    head = _head_modules(loaded, new, data)
     return Classifier(
         loaded,
         found,
-        _head_modules(loaded, new),
+        head,
         weights_fingerprint(loaded, find_blocks(loaded)) or "",
         auto_class=_auto_class(data),
         processor_class=_processor_class(data),
         quantization=quantization or "",
+        not_quantized=tuple(dict.fromkeys((*_outside(loaded), *head))),
     )
 
 
 def _auto_class(data: TaskData) -> str:
-    return IMAGE_CLASS if data.task.image else AUTO_CLASS
+    kinds = {"question_answering": QUESTION_CLASS, "language_modelling": LANGUAGE_CLASS}
+    return IMAGE_CLASS if data.task.image else kinds.get(data.task.problem, AUTO_CLASS)
 
 
 def _processor_class(data: TaskData) -> str:
@@ -143,6 +160,8 @@ def labels_of(data: TaskData) -> dict[str, Any]:
     """Return what a model's configuration says about the labels of a task."""
     if data.task.problem == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
+    if data.task.problem != "classification":
+        return {"num_labels": data.num_labels} if data.num_labels else {}
     names = data.task.label_names
     return {
         "num_labels": len(names),
@@ -163,7 +182,8 @@ def _quantized(
 ) -> tuple["PreTrainedModel", set[str]]:
     """Load a model with all but its head quantised: which modules the head is, a load without any weights tells."""
     sketch, new = _from_name(model, data, revision, trust_remote_code, device_map={"": "meta"})
-    options = loading_options(quantization, precision, device, _head_modules(sketch, new))
+    whole = tuple(dict.fromkeys((*_outside(sketch), *_head_modules(sketch, new, data))))
+    options = loading_options(quantization, precision, device, whole)
     loaded, new = _from_name(model, data, revision, trust_remote_code, **options)
     return prepare_quantized(loaded), new
 
@@ -205,16 +225,34 @@ def _from_loaded(model: Any, data: TaskData, precision: str) -> tuple["PreTraine
         raise ValueError(
             f"`model` has weights of type {model.dtype}: load it with dtype=torch.float32, or give precision='bfloat16'"
         )
-    if not type(model).__name__.endswith(_auto_class(data).removeprefix("AutoModel")):
+    if not _has_head(model, data):
         return _with_head(model, data)
-    if model.config.num_labels != data.num_labels:
+    if data.num_labels and model.config.num_labels != data.num_labels:
         raise ValueError(
             f"`model`: its head has {model.config.num_labels} outputs, but the task {data.task.name!r} needs "
             f"{data.num_labels}: load it with num_labels={data.num_labels}, or give the bare model"
         )
     own = copy.deepcopy(model)
-    own.config.problem_type = labels_of(data)["problem_type"]
+    if "problem_type" in labels_of(data):
+        own.config.problem_type = labels_of(data)["problem_type"]
     return own, _not_stored(own)
+
+
+def _has_head(model: "PreTrainedModel", data: TaskData) -> bool:
+    import transformers
+
+    mapped = getattr(transformers, _auto_class(data))._model_mapping.get(type(model.config), None)
+    known = mapped if isinstance(mapped, tuple) else (mapped,)
+    return type(model) in known or type(model).__name__.endswith(_auto_class(data).removeprefix("AutoModel"))
+
+
+def _check_decoder(model: "PreTrainedModel") -> None:
+    """Refuse a model that would see the token it is asked for."""
+    if all(block.stack == "encoder" for block in find_blocks(model)) and not getattr(model.config, "is_decoder", False):
+        raise ValueError(
+            f"`model`: {type(model).__name__} reads its texts both ways, and would see what it is to write: give a "
+            "decoder for 'language_modelling', such as GPT-2, LLaMA or Qwen"
+        )
 
 
 def _with_head(model: "PreTrainedModel", data: TaskData) -> tuple["PreTrainedModel", set[str]]:
@@ -229,22 +267,33 @@ def _with_head(model: "PreTrainedModel", data: TaskData) -> tuple["PreTrainedMod
         own: PreTrainedModel = getattr(transformers, _auto_class(data)).from_config(config, dtype=model.dtype)
     except ValueError as error:
         raise ValueError(
-            f"`model`: transformers has no {'image' if data.task.image else 'sequence'} classifier for "
-            f"{type(model).__name__}: give another model"
+            f"`model`: transformers has no {_HEADS[_auto_class(data)]} for {type(model).__name__}: give another model"
         ) from error
     own.name_or_path = model.name_or_path
     missing, _ = own.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
     prefix = f"{own.base_model_prefix}."
-    return own, {prefix + name for name in missing} | _not_stored(own)
+    drawn = {name for name, _ in own.named_parameters() if not name.startswith(prefix)}  # not what is tied to the base
+    return own, {prefix + name for name in missing} | drawn | _not_stored(own)
 
 
-def _head_modules(model: "PreTrainedModel", new: Iterable[str]) -> tuple[str, ...]:
-    """Return the modules outside the base model, and those inside it that hold the ``new`` parameters."""
-    outside = [
+def _outside(model: "PreTrainedModel") -> list[str]:
+    """Return the modules with parameters outside the base model."""
+    return [
         name
         for name, module in model.named_children()
         if name != model.base_model_prefix and any(True for _ in module.parameters())
     ]
+
+
+def _head_modules(model: "PreTrainedModel", new: Iterable[str], data: TaskData) -> tuple[str, ...]:
+    """Return the modules outside the base model, and those inside it that hold the ``new`` parameters.
+
+    Of a language model's head alone what is new: it is pretrained like the rest, and often tied to the embeddings.
+    """
+    outside = _outside(model)
+    if data.task.problem == "language_modelling":
+        own = {name for name, _ in model.named_parameters()}  # a tied head is not named a second time
+        outside = [name for name in outside if any(key.startswith(f"{name}.") and key in own for key in new)]
     inside = sorted({name.rpartition(".")[0] for name in new if name.startswith(f"{model.base_model_prefix}.")})
     embeddings = [name for name, module in model.named_modules() if module is model.get_input_embeddings()]
     for name in inside:

@@ -1,15 +1,20 @@
-"""The splits of a task → rows and a collator, as the trainer takes them."""
+"""The splits of a task → rows, a collator and an evaluation, as the trainer takes them."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gelora.blocks import position_limit
+from gelora.finetuning.answer_inputs import answer_parts
 from gelora.finetuning.classifiers import Classifier
 from gelora.finetuning.glue import Task
 from gelora.finetuning.images import ImageRows, collate_images
+from gelora.finetuning.instructions import response_parts
+from gelora.finetuning.metrics import evaluate_predictions, predict
 from gelora.finetuning.tasks import TaskData
 from gelora.images import image_mode
 
@@ -19,6 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def first_output(logits: Any, labels: Any) -> "torch.Tensor":  # noqa: ARG001
+    """Return the logits alone: some models also return caches and hidden states."""
+    found: torch.Tensor = logits[0] if isinstance(logits, tuple | list) else logits
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What a model is trained and evaluated on.
@@ -26,13 +37,21 @@ class Inputs:
     Parameters
     ----------
     train, validation : sequence of mappings
-        One row each: the model's inputs and ``labels``.
+        One row each: the model's inputs and labels.
     collate : callable
         From a list of rows to a batch of tensors.
     processor
         The tokenizer or image processor, which goes with the weights.
     facts : mapping
         For the record.
+    evaluate : callable
+        From what is kept of the outputs for all validation rows, and their labels, to metrics with the ``score``.
+    tabulate : callable
+        From the same to columns of what was predicted.
+    reduce : callable
+        From the outputs for a batch, and its labels, to what is kept of them, on their device.
+    label_names : tuple of str
+        What the labels are called in rows and batches.
     """
 
     train: Sequence[Mapping[str, Any]]
@@ -40,6 +59,10 @@ class Inputs:
     collate: "Callable[[list[Any]], dict[str, torch.Tensor]]"
     processor: Any
     facts: Mapping[str, Any]
+    evaluate: Callable[[NDArray[Any], Any], dict[str, float]]
+    tabulate: Callable[[NDArray[Any], Any], Mapping[str, Any]]
+    reduce: "Callable[[Any, Any], torch.Tensor]" = first_output
+    label_names: tuple[str, ...] = ("labels",)
 
     def batches(self, batch_size: int, seed: int) -> "Iterator[dict[str, torch.Tensor]]":
         """Yield the train rows once, in an order drawn by ``seed``, as batches with labels."""
@@ -58,17 +81,35 @@ def make_inputs(classifier: Classifier, data: TaskData, max_length: int) -> Inpu
     data : TaskData
         Texts or images, and labels.
     max_length : int
-        Tokens a text or pair is cut to, fewer where the model takes fewer.
+        Tokens a text, a pair or a prompt with its response is cut to, or of a window of a context; fewer where the
+        model takes fewer.
     """
     from transformers import DataCollatorWithPadding
 
     if data.task.image:
         return _image_inputs(classifier, data)
     limit = length_limit(classifier.model, classifier.tokenizer, max_length)
+    parts = {"question_answering": answer_parts, "language_modelling": response_parts}.get(data.task.problem)
+    if parts is not None:
+        return Inputs(**parts(classifier.tokenizer, data, limit), processor=classifier.tokenizer)
     train, train_cut = encode_split(data.train, data.task, classifier.tokenizer, limit)
     validation, validation_cut = encode_split(data.validation, data.task, classifier.tokenizer, limit)
     facts = {"max_length": limit, "n_train_truncated": train_cut, "n_validation_truncated": validation_cut}
-    return Inputs(train, validation, DataCollatorWithPadding(classifier.tokenizer), classifier.tokenizer, facts)
+    collate = DataCollatorWithPadding(classifier.tokenizer)
+    return Inputs(train, validation, collate, classifier.tokenizer, facts, **_label_parts(data.task))
+
+
+def _label_parts(task: Task) -> dict[str, Any]:
+    """Return how predictions of classes and numbers are evaluated, and told."""
+    evaluate = functools.partial(evaluate_predictions, problem=task.problem, metrics=task.metrics, score=task.score)
+    return {"evaluate": evaluate, "tabulate": functools.partial(tabulate_labels, problem=task.problem)}
+
+
+def tabulate_labels(logits: NDArray[Any], labels: NDArray[Any], problem: str) -> Mapping[str, Any]:
+    """Return columns of labels, predictions and logits."""
+    table = logits.reshape(len(labels), -1)
+    columns: dict[str, Any] = {"label": labels, "prediction": predict(logits, problem)}
+    return columns | {f"logit_{index}": table[:, index] for index in range(table.shape[1])}
 
 
 def _image_inputs(classifier: Classifier, data: TaskData) -> Inputs:
@@ -76,7 +117,7 @@ def _image_inputs(classifier: Classifier, data: TaskData) -> Inputs:
     processor: Any = classifier.tokenizer
     mode = image_mode(classifier.model)
     train, validation = (ImageRows(split, processor, mode) for split in (data.train, data.validation))
-    return Inputs(train, validation, collate_images, processor, {"image_mode": mode})
+    return Inputs(train, validation, collate_images, processor, {"image_mode": mode}, **_label_parts(data.task))
 
 
 def encode_split(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Batch = dict[str, "torch.Tensor"]
+_LABELS = ("labels", "start_positions", "end_positions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def _read_batches(setting: Setting, most: int, n_directions: int) -> list[Batch]
     """Return batches without labels that have a token for each direction."""
     batches = []
     for batch in itertools.islice(setting.batches(), most):
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        inputs = {name: value for name, value in batch.items() if name not in _LABELS}
         if _count_tokens(inputs) >= n_directions:
             batches.append(inputs)
     if not batches:

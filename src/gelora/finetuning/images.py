@@ -9,14 +9,13 @@ import numpy as np
 
 from gelora.finetuning.glue import Task
 from gelora.finetuning.labels import check_labels_present, class_names, to_classes
+from gelora.finetuning.tables import SPLITS, fetch_hub
 from gelora.images import IMAGE_SUFFIXES, Images, Pixels, image_files, images_in_column, is_hidden, stack_pixels
 from gelora.messages import nearest
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-
-SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,9 @@ def read_image_splits(task: Task, data_dir: str | Path | None) -> dict[str, Imag
         if given:
             raise ValueError(f"`data_dir` and the task's own `{given[0]}` are both given: leave one out")
         return {split: _read_folder(Path(data_dir), split) for split in SPLITS}
+    if not given and task.hub_repository:
+        sets, source = fetch_hub(task)
+        return {split: _read_dataset(data, task, split, source) for split, data in sets.items()}
     for split in SPLITS:
         if own[split] is None:
             raise ValueError(

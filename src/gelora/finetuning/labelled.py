@@ -32,9 +32,9 @@ def labelled_batches(
     Parameters
     ----------
     model : PreTrainedModel, str or Path
-        A folder or hub name, or a loaded model with or without a classification head; a loaded one is copied.
+        A folder or hub name, or a loaded model with or without a head for the task; a loaded one is copied.
     task : str or Task
-        The name of a GLUE task, or a `gelora.finetuning.tasks.Task` of your own.
+        The name of a task, or a `gelora.finetuning.tasks.Task` of your own.
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` files; see `gelora.finetuning.tasks.load_task`.
     tokenizer : optional
@@ -56,7 +56,8 @@ def labelled_batches(
         With a head, in evaluation mode.
     batches : list of dict
         ``input_ids``, ``attention_mask`` and the like of shape (batch_size, n_tokens), or of images ``pixel_values``
-        of shape (batch_size, channels, height, width); and ``labels``.
+        of shape (batch_size, channels, height, width); and ``labels``, of questions ``start_positions`` and
+        ``end_positions``. Of a question with a long context there are several windows.
 
     Raises
     ------

@@ -112,12 +112,15 @@ def _own(facts: Mapping[str, Any], folder: Path) -> Any:
 
 
 def _base(name: str | Path, facts: dict[str, Any]) -> Any:
-    """Load the pretrained model under a fresh head of the right size."""
-    options = {"num_labels": facts["num_labels"], "dtype": facts["dtype"], "revision": facts["revision"] or None}
+    """Load the pretrained model under a fresh head of the right size, or with its own where that was not trained."""
+    options = {"dtype": facts["dtype"], "revision": facts["revision"] or None}
+    if facts["num_labels"]:
+        options["num_labels"] = facts["num_labels"]
     if facts["pad_token_id"] is not None:
         options["pad_token_id"] = facts["pad_token_id"]
     if facts.get("quantization"):
-        options |= loading_options(facts["quantization"], facts["precision"], "auto", facts["head"])
+        whole = facts.get("not_quantized", facts["head"])
+        options |= loading_options(facts["quantization"], facts["precision"], "auto", whole)
     base: Any = load_pretrained(name, facts["auto_class"], **options)
     if facts.get("quantization"):
         use_one_path(base)

@@ -1,4 +1,4 @@
-"""The metrics of GLUE: labels and predictions in, numbers out."""
+"""The metrics of GLUE: labels and predictions in, numbers out; and which way every metric is better."""
 
 import math
 import warnings
@@ -119,6 +119,34 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+# Of questions some of which have no answer, by the names of SQuAD's own script; a threshold is neither good nor bad.
+ANSWERABILITY_METRICS: Mapping[str, bool | None] = {
+    "HasAns_exact": True,
+    "HasAns_f1": True,
+    "NoAns_exact": True,
+    "NoAns_f1": True,
+    "best_exact": True,
+    "best_exact_thresh": None,
+    "best_f1": True,
+    "best_f1_thresh": None,
+}
+
+
+def directions_of(problem: str) -> Mapping[str, bool | None]:
+    """Return the metrics of a problem: True where a larger value is better, False where a smaller, None where neither.
+
+    Examples
+    --------
+    >>> directions_of("language_modelling")
+    {'loss': False, 'perplexity': False}
+    """
+    if problem == "question_answering":
+        return {"exact_match": True, "f1": True, **ANSWERABILITY_METRICS}
+    if problem == "language_modelling":
+        return {"loss": False, "perplexity": False}
+    return {name: True for name, metric in METRICS.items() if metric.problem == problem}
+
+
 def evaluate_predictions(
     logits: NDArray[np.floating[Any]],
     labels: NDArray[Any],
@@ -160,13 +188,18 @@ def evaluate_predictions(
 
 def predict(logits: NDArray[np.floating[Any]], problem: str) -> NDArray[Any]:
     """Return the classes, or the numbers, that ``logits`` stand for."""
-    finite = np.isfinite(logits)
+    check_outputs(logits)
+    return np.asarray(logits, dtype=np.float64).reshape(-1) if problem == "regression" else logits.argmax(axis=-1)
+
+
+def check_outputs(outputs: NDArray[np.floating[Any]]) -> None:
+    """Raise ValueError if an output of the model is not finite: it diverged."""
+    finite = np.isfinite(outputs)
     if not finite.all():
         raise ValueError(
             f"the model's outputs must be finite, {int((~finite).sum())} of {finite.size} are not: "
             "it diverged; lower `learning_rate`"
         )
-    return np.asarray(logits, dtype=np.float64).reshape(-1) if problem == "regression" else logits.argmax(axis=-1)
 
 
 def _correlation(function: Callable[..., Any], labels: ArrayLike, predictions: ArrayLike) -> float:

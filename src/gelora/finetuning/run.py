@@ -13,6 +13,7 @@ from gelora.finetuning.adaptation import Adapter
 from gelora.finetuning.adapter_folder import describe_ranks
 from gelora.finetuning.adapters import describe_adapter
 from gelora.finetuning.classifiers import Classifier
+from gelora.finetuning.instructions import describe_prompt
 from gelora.finetuning.options import Options
 from gelora.finetuning.tasks import TaskData
 from gelora.plan import RankPlan
@@ -54,6 +55,7 @@ class Run:
             "data_fingerprint": self.data.fingerprint(),
             "adapter": describe_adapter(self.adapter),
             "plan_fingerprint": plan_fingerprint(self.plan),
+            **self._task_options(),
             **self.options.identity(),
         }
 
@@ -66,6 +68,8 @@ class Run:
             "problem": task.problem,
             "labels": list(task.label_names),
             "score_metrics": list(task.score),
+            "greater_is_better": task.greater_is_better,
+            **self._task_options(),
             "data": self.data.source,
             "data_fingerprint": self.data.fingerprint(),
             "n_train": len(self.data.train),
@@ -114,20 +118,43 @@ class Run:
             "n_adapter": n_adapter,
             "n_head": n_head,
             "n_validation": len(self.data.validation),
-            "metrics": ", ".join(self.data.task.score),
+            "metrics": ", ".join(self.data.task.score)
+            + ("" if self.data.task.greater_is_better else "; less is better"),
             "score": float(record["score"]),
             "num_labels": self.data.num_labels,
             "load_options": self._load_options(),
             "pad_token_id": getattr(model.config, "pad_token_id", None),
             "head": list(self.classifier.head),
             "label_names": list(self.data.task.label_names),
-            "labels": ", ".join(self.data.task.label_names) or "a number",
+            "labels": self._describe_labels(),
+            "not_quantized": list(self.classifier.not_quantized),
         }
 
     def _load_options(self) -> str:
         """Return what the pretrained model is loaded with, as written in a call."""
         pad = getattr(self.classifier.model.config, "pad_token_id", None)
-        return f"num_labels={self.data.num_labels}" + ("" if pad is None else f", pad_token_id={pad}")
+        options = {"num_labels": self.data.num_labels or None, "pad_token_id": pad}
+        return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+
+    def _describe_labels(self) -> str:
+        """Return what the model predicts, in words."""
+        match self.data.task.problem:
+            case "question_answering":
+                return "the first and the last token of the answer in the context"
+            case "language_modelling":
+                return (
+                    f"the tokens of the response, after {describe_prompt(self.data.task, self.classifier.tokenizer)!r}"
+                )
+        return ", ".join(self.data.task.label_names) or "a number"
+
+    def _task_options(self) -> dict[str, Any]:
+        """Return the options of the task that tell two runs apart, beside its metrics."""
+        task = self.data.task
+        if task.problem == "question_answering":
+            return {"answering": asdict(task.answering)}
+        if task.problem == "language_modelling":
+            return {"prompt": describe_prompt(task, self.classifier.tokenizer)}
+        return {}
 
 
 def read_plan(plan: Any) -> RankPlan:

@@ -24,12 +24,11 @@ from gelora.finetuning.checkpoints import (
 from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.encoded import Inputs, make_inputs
 from gelora.finetuning.memory import PeakMemory
-from gelora.finetuning.metrics import evaluate_predictions, predict
 from gelora.finetuning.options import Options, check_device, check_training_arguments, to_training_arguments
 from gelora.finetuning.quantized import check_quantization, forget_weights
 from gelora.finetuning.record import make_record, open_record, save_record
 from gelora.finetuning.run import Run, bind_plan, read_plan
-from gelora.finetuning.tasks import Task, TaskData, load_task
+from gelora.finetuning.tasks import Task, load_task
 from gelora.plan import RankPlan
 from gelora.quiet import own_generators, quiet_libraries
 
@@ -81,11 +80,12 @@ def finetune(
     Parameters
     ----------
     model : PreTrainedModel, str or Path
-        A folder or hub name, or a loaded model with or without a classification head; a loaded one is copied and
-        stays as it is.
+        A folder or hub name, or a loaded model with or without a head for the task; a loaded one is copied and stays
+        as it is.
     task : str or Task
-        The name of a GLUE task, e.g. ``"cola"``; ``"images"`` for folders of images named by class; or a
-        `gelora.finetuning.tasks.Task` of your own, of texts or images. Images are not augmented.
+        The name of a GLUE task, e.g. ``"cola"``; ``"squad"`` or ``"squad_v2"``; ``"instructions"`` for prompts and
+        responses; ``"images"`` for folders of images named by class; or a `gelora.finetuning.tasks.Task` of your own.
+        Images are not augmented.
     plan : RankPlan, str or Path, optional
         As `gelora.plan_ranks` returns, or its JSON file. Adapters without ranks take none.
     adapter : str or Adapter
@@ -93,7 +93,8 @@ def finetune(
         ``"rslora(alpha=16)"``; or an instance of an adapter's class. A geometric plan on ``"lora"`` is GeLoRA.
     output_dir : str or Path
         Folder for ``record.nc``, ``adapter/`` (its ``README.md`` says how to load it; `load_adapter` of
-        `gelora.finetuning.loading` loads any), ``predictions.parquet`` (validation labels, predictions and logits),
+        `gelora.finetuning.loading` loads any), ``predictions.parquet`` (validation labels, predictions and logits; of
+        questions the answers with their scores; of responses their negative log-likelihoods),
         ``checkpoints/`` and ``run.json``.
     data_dir : str or Path, optional
         Folder with ``train`` and ``validation`` files, or folders of images; see `gelora.finetuning.tasks.load_task`.
@@ -115,7 +116,8 @@ def finetune(
     dropout : float
         Of the inputs of the adapter's matrices, where it has some.
     max_length : int
-        Tokens a text or pair is cut to; fewer where the model takes fewer. Not of images.
+        Tokens a text, a pair or a prompt with its response is cut to, or of a window of a context; fewer where the
+        model takes fewer. Not of images.
     n_train, n_validation : int, optional
         Take that many rows, drawn by the seed alone.
     seed : int
@@ -150,7 +152,8 @@ def finetune(
         ``loss``, ``learning_rate``, ``step_seconds`` (step); ``validation`` (evaluation, metric),
         ``validation_loss``, ``evaluation_seconds`` (evaluation); ``rank``, ``alpha`` at the end (module);
         ``rank_history`` (change, module) with the step of each change of the ranks; ``trainable_parameters`` as
-        saved (part: adapter, head); ``score`` of the last evaluation as GLUE reports it, a fraction; ``seconds`` of
+        saved (part: adapter, head); ``score`` of the last evaluation as GLUE reports it, a fraction: of questions F1;
+        of responses the mean negative log-likelihood of a token, of which less is better; ``seconds`` of
         training without evaluations, ``seconds_per_step`` (median), ``peak_memory`` in bytes, see
         `gelora.finetuning.memory.PeakMemory`; and in the attributes the origin of it all.
 
@@ -199,6 +202,9 @@ def finetune(
 def _open_or_train(folder: Path, run: Run, callbacks: Sequence["TrainerCallback"], progress: bool) -> xr.Dataset:
     """Return the record of the run in ``folder`` if it is finished, else train to its end."""
     arguments = to_training_arguments(run.options, folder / CHECKPOINT_FOLDER)
+    better = run.data.task.better_when_greater(str(arguments.metric_for_best_model).removeprefix("eval_"))
+    if better is not None and "greater_is_better" not in run.options.training_arguments:
+        arguments.greater_is_better = better  # Trainer goes by the ending of the name
     if (folder / RECORD_FILE).exists():
         claim_run(folder, run.identity())
         return open_record(folder / RECORD_FILE)
@@ -230,7 +236,7 @@ def _train(
     from gelora.finetuning.training import run_training
 
     checkpoint = last_checkpoint(folder)
-    trainer = _trainer(run, adapted, inputs, arguments, checkpoint, progress)
+    trainer = _trainer(adapted, inputs, arguments, checkpoint, progress)
     memory = PeakMemory(str(arguments.device))
     run_training(trainer, checkpoint, evaluate_again=bool(arguments.load_best_model_at_end))
     attributes = run.attributes() | dict(inputs.facts) | {"device": str(arguments.device)}
@@ -244,14 +250,13 @@ def _train(
         attributes=attributes,
     )
     if arguments.process_index == 0:
-        _save_predictions(trainer, run.data, folder / PREDICTIONS_FILE)
+        _save_predictions(trainer, inputs, folder / PREDICTIONS_FILE)
         save_adapter(adapted, inputs.processor, folder / ADAPTER_FOLDER, run.card_facts(record), attributes)
         save_record(record, folder / RECORD_FILE)  # last: it says that the run is finished
     return record
 
 
 def _trainer(
-    run: Run,
     adapted: Adapted,
     inputs: Inputs,
     arguments: "TrainingArguments",
@@ -261,7 +266,6 @@ def _trainer(
     from gelora.finetuning.callbacks import History
     from gelora.finetuning.training import make_trainer, restore_callbacks
 
-    task = run.data.task
     history = History(ranks=adapted.ranks, moving=adapted.moving_ranks)
     if checkpoint is not None:
         restore_callbacks([history, *adapted.callbacks], checkpoint)
@@ -270,19 +274,13 @@ def _trainer(
         arguments,
         inputs,
         history=history,
-        evaluate_outputs=lambda logits, labels: evaluate_predictions(
-            logits, labels, problem=task.problem, metrics=task.metrics, score=task.score
-        ),
         progress=progress,
     )
 
 
-def _save_predictions(trainer: "RecordingTrainer", data: TaskData, path: Path) -> None:
+def _save_predictions(trainer: "RecordingTrainer", inputs: Inputs, path: Path) -> None:
     import pandas as pd
 
-    logits, labels = trainer.logits, trainer.labels
-    table = logits.reshape(len(labels), -1)
-    columns: dict[str, Any] = {"label": labels, "prediction": predict(logits, data.task.problem)}
-    columns |= {f"logit_{index}": table[:, index] for index in range(table.shape[1])}
+    columns = dict(inputs.tabulate(trainer.logits, trainer.labels))
     with atomic_path(path) as temporary:
         pd.DataFrame(columns).to_parquet(temporary, index=False)

@@ -4,14 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gelora.corpora import read_table
 from gelora.finetuning.glue import Task
+from gelora.messages import nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FILE_TYPES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 SPLITS = ("train", "validation")
-HUB_REPOSITORY = "nyu-mll/glue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,13 @@ def read_splits(task: Task, data_dir: str | Path | None) -> dict[str, Table]:
         raise ValueError(f"`task` {task.name!r} has `{given[0]}` but no `{missing}`: give both splits")
     if given:
         return {split: _read_own(data, split) for split, data in own.items()}
-    if not task.hub_name:
+    if not task.hub_repository:
         raise ValueError(
-            f"`data_dir` must be given for the task {task.name!r}, or `train` and `validation` in the Task: "
-            "only GLUE tasks are fetched from the hub"
+            f"`data_dir` must be given for the task {task.name!r}, or `train` and `validation` in the Task, or its "
+            "`hub_repository`"
         )
-    return _read_hub(task)
+    sets, source = fetch_hub(task)
+    return {split: _read_dataset(data, split, source) for split, data in sets.items()}
 
 
 def _read_folder(task: Task, folder: Path) -> dict[str, Table]:
@@ -78,7 +82,7 @@ def _file_names(task: Task) -> dict[str, tuple[str, ...]]:
     # GLUE's own files call the validation split "dev"; MNLI has two of them.
     train, validation = task.hub_splits
     usual = ("validation", "dev") if validation == "validation" else (validation, "validation", "dev")
-    return {"train": (train,), "validation": usual}
+    return {"train": tuple(dict.fromkeys((train, "train"))), "validation": usual}
 
 
 def _split_file(folder: Path, names: Sequence[str]) -> Path:
@@ -141,18 +145,31 @@ def _read_dataset(data: Any, split: str, source: str) -> Table:
     return Table({name: list(data[name]) for name in data.column_names}, names, source)
 
 
-def _read_hub(task: Task) -> dict[str, Table]:
+def fetch_hub(task: Task) -> "tuple[dict[str, Dataset], str]":
+    """Return the train and the validation split of a task on the hub, and what to call them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the set cannot be fetched.
+    ValueError
+        If it has no split of that name.
+    """
     from datasets import load_dataset
 
-    source = f"{HUB_REPOSITORY} {task.hub_name}"
+    names = (task.hub_repository, task.hub_name) if task.hub_name else (task.hub_repository,)
+    source = " ".join(names)
     try:
-        sets = load_dataset(HUB_REPOSITORY, task.hub_name)
+        sets: Any = load_dataset(*names)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(
             f"`data_dir` was not given and {source!r} could not be fetched from the hub ({reason}): give a folder "
             "with train and validation files"
         ) from error
-    return {
-        split: _read_dataset(sets[stored], split, source) for split, stored in zip(SPLITS, task.hub_splits, strict=True)
-    }
+    for name in task.hub_splits:
+        if name not in sets:
+            raise ValueError(
+                f"`hub_splits`: {source!r} has no split {name!r}, it has {list(sets)}{nearest(name, sets)}"
+            )
+    return {split: sets[stored] for split, stored in zip(SPLITS, task.hub_splits, strict=True)}, source

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from gelora.corpora import draw_rows
 from gelora.finetuning.glue import GLUE_TASKS as GLUE_TASKS
+from gelora.finetuning.glue import Answering as Answering
 from gelora.finetuning.glue import Task as Task
 from gelora.finetuning.glue import find_task as find_task
 from gelora.finetuning.images import find_class_names, images_of, labelled_images, read_image_splits
 from gelora.finetuning.labels import check_labels_present, class_names, to_classes, to_numbers
+from gelora.finetuning.question_data import question_rows, read_answers, settle_answering
 from gelora.finetuning.tables import Table, read_splits
 from gelora.messages import nearest
 from gelora.provenance import fingerprint
@@ -30,7 +32,8 @@ class TaskData:
         With ``label_names`` filled in.
     train, validation : datasets.Dataset
         The text columns and the label column alone, labels being class indices (``ClassLabel``) or floats; of an image
-        task ``image``, decoded when asked for, and ``label``.
+        task ``image``, decoded when asked for, and ``label``; of questions also ``id``, the label column holding
+        mappings of ``text`` and ``answer_start`` to lists; of prompts and responses these two.
     source : str
         Where the data come from, for the record.
     """
@@ -43,8 +46,16 @@ class TaskData:
 
     @property
     def num_labels(self) -> int:
-        """Outputs that the head of a model needs: the number of classes, 1 for a regression."""
-        return len(self.task.label_names) if self.task.problem == "classification" else 1
+        """Outputs that the head of a model needs: the number of classes, 1 for a regression, start and end of a span.
+
+        0 for responses, whose tokens the model knows how to score already.
+        """
+        outputs = {"regression": 1, "question_answering": 2, "language_modelling": 0}
+        return outputs.get(self.task.problem, len(self.task.label_names))
+
+    def splits(self) -> "dict[str, Dataset]":
+        """Return both splits by their names."""
+        return {"train": self.train, "validation": self.validation}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all texts, or pixels, and labels in order."""
@@ -60,7 +71,7 @@ class TaskData:
         )
 
     def _hash_texts(self) -> str:
-        columns = (*self.task.text, self.task.label)
+        columns = _columns(self.task)
         splits = (self.train, self.validation)
         return fingerprint(
             str(value).encode("utf-8", "surrogatepass")
@@ -83,10 +94,11 @@ def load_task(
     Parameters
     ----------
     task : str or Task
-        A GLUE task's name, or a `Task` with or without its own data.
+        The name of a task in `gelora.finetuning.glue.TASKS`, or a `Task` with or without its own data.
     data_dir : str or Path, optional
-        Folder with ``train`` and ``validation`` as Parquet, CSV, TSV, JSON or JSON lines. Without it, a GLUE task
-        is fetched from the Hugging Face hub; the user's own data stand in the task. Of an image task: folders ``train``
+        Folder with ``train`` and ``validation`` as Parquet, CSV, TSV, JSON or JSON lines. Without it, a task with a
+        ``hub_repository``, as those of GLUE and SQuAD, is fetched from the Hugging Face hub; the user's own data stand
+        in the task. Of an image task: folders ``train``
         and ``validation`` (or ``val``, ``test``), in them one folder a class, in these the image files, which are
         decoded when they are asked for.
     n_train, n_validation : int, optional
@@ -103,8 +115,8 @@ def load_task(
     FileNotFoundError
         If a folder or file is missing, or the hub cannot be reached.
     ValueError, TypeError
-        If a column or a label is missing, a label fits no class, a text is no string, a split is empty or the
-        train split has one class only; naming split, row and remedy.
+        If a column or a label is missing, a label fits no class, a text is no string, a split is empty, the train
+        split has one class only, or an answer does not stand in its context; naming split, row and remedy.
     """
     found = find_task(task)
     if found.image:
@@ -112,20 +124,41 @@ def load_task(
     tables = read_splits(found, data_dir)
     for split, table in tables.items():
         _check_table(table, found, split)
+    wanted = {"n_train": n_train, "n_validation": n_validation}
+    rows = {split: _draw(len(table), f"n_{split}", wanted, seed) for split, table in tables.items()}
+    if found.problem == "question_answering":
+        return _load_questions(found, tables, rows)
+    if found.problem == "language_modelling":
+        texts = {split: _texts(table, found, rows[split]) for split, table in tables.items()}
+        return TaskData(found, texts["train"], texts["validation"], tables["train"].source)
     stored = {split: table.class_names.get(found.label, ()) for split, table in tables.items()}
     if found.problem == "classification" and not found.label_names:
         names = stored["train"] or class_names(tables["train"].columns[found.label])
         _check_classes(names)
         found = replace(found, label_names=names)
-    wanted = {"n_train": n_train, "n_validation": n_validation}
-    splits = {
-        split: _dataset(table, found, split, stored[split], _draw(len(table), f"n_{split}", wanted, seed))
-        for split, table in tables.items()
-    }
+    splits = {split: _dataset(table, found, split, stored[split], rows[split]) for split, table in tables.items()}
     if found.problem == "classification":
         present = sorted(set(splits["train"][found.label]))
         _check_classes([found.label_names[index] for index in present])
     return TaskData(found, splits["train"], splits["validation"], tables["train"].source)
+
+
+def _load_questions(task: Task, tables: Mapping[str, Table], rows: Mapping[str, Sequence[int]]) -> TaskData:
+    answers = {split: read_answers(table, task, split) for split, table in tables.items()}
+    found = settle_answering(task, answers)
+    train, validation = (question_rows(tables[split], answers[split], found, rows[split]) for split in tables)
+    return TaskData(found, train, validation, tables["train"].source)
+
+
+def _texts(table: Table, task: Task, rows: Sequence[int]) -> "Dataset":
+    from datasets import Dataset, Features, Value
+
+    columns = {name: [table.columns[name][row] for row in rows] for name in task.text}
+    return Dataset.from_dict(columns, features=Features(dict.fromkeys(task.text, Value("string"))))
+
+
+def _columns(task: Task) -> tuple[str, ...]:
+    return (*task.text, task.label) if task.label else task.text
 
 
 def _length_and_labels(split: "Dataset") -> tuple[bytes, bytes]:
@@ -151,7 +184,7 @@ def _check_table(table: Table, task: Task, split: str) -> None:
     if not len(table):
         raise ValueError(f"the {split} split ({table.source}) must hold at least one row, got none")
     available = list(table.columns)
-    for column in (*task.text, task.label):
+    for column in _columns(task):
         if column not in available:
             raise ValueError(
                 f"the {split} split ({table.source}) has no column {column!r}, which the task {task.name!r} needs; "
@@ -164,7 +197,8 @@ def _check_table(table: Table, task: Task, split: str) -> None:
                     f"the column {column!r} of the {split} split must hold strings, got {type(text).__name__} "
                     f"{text!r:.60} in row {row}: drop or fill such rows first"
                 )
-    check_labels_present(table.columns[task.label], split, task.problem)
+    if task.problem in ("classification", "regression"):
+        check_labels_present(table.columns[task.label], split, task.problem)
 
 
 def _check_classes(names: Sequence[str]) -> None:

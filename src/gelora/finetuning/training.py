@@ -1,6 +1,6 @@
 """The Hugging Face Trainer, recording every step's loss and time without extra forward passes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ TENSORS_FILE = "trained.safetensors"
 
 
 class RecordingTrainer(Trainer):
-    """A Trainer that hands each loss to a `History` and keeps the outputs of the last evaluation.
+    """A Trainer that hands each loss to a `History` and keeps what the last evaluation kept of the outputs.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class RecordingTrainer(Trainer):
         What is trained.
     history : History
         Filled during training.
-    evaluate_outputs : callable
-        ``(logits, labels) -> dict`` of metrics.
+    inputs : Inputs
+        What it is trained and evaluated on.
     progress : bool
         Show a bar.
     **options
@@ -41,7 +41,7 @@ class RecordingTrainer(Trainer):
         *,
         adapted: Adapted,
         history: History,
-        evaluate_outputs: Callable[[Any, Any], dict[str, float]],
+        inputs: Inputs,
         progress: bool,
         **options: Any,
     ) -> None:
@@ -49,13 +49,17 @@ class RecordingTrainer(Trainer):
         self.history = history
         self.logits: np.ndarray[Any, Any] = np.empty((0, 0), dtype=np.float32)
         self.labels: np.ndarray[Any, Any] = np.empty(0)
-        self._evaluate_outputs = evaluate_outputs
+        self._evaluate_outputs = inputs.evaluate
         self.bar = ProgressBar() if progress else None
         shown = [self.bar] if self.bar is not None else []
         super().__init__(
             model=adapted.model,
             compute_metrics=self._metrics,
-            preprocess_logits_for_metrics=first_output,
+            preprocess_logits_for_metrics=inputs.reduce,
+            data_collator=inputs.collate,
+            train_dataset=inputs.train,
+            eval_dataset=inputs.validation,
+            processing_class=inputs.processor,
             callbacks=[*adapted.callbacks, history, *shown],  # ranks are noted after the adapter moved them
             **options,
         )
@@ -116,7 +120,9 @@ class RecordingTrainer(Trainer):
         # Whatever order they were evaluated in, predictions stay in that of the validation rows.
         back = np.argsort(order_by_length(self.eval_dataset))
         self.logits = np.asarray(outputs.predictions, dtype=np.float32)[back]
-        self.labels = np.asarray(outputs.label_ids)[back]
+        labels = outputs.label_ids
+        columns = np.stack(labels, axis=-1) if isinstance(labels, tuple) else np.asarray(labels)
+        self.labels = columns[back]
         return self._evaluate_outputs(self.logits, self.labels)
 
 
@@ -148,23 +154,10 @@ def order_by_length(rows: Any) -> list[int]:
     return sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
 
 
-def first_output(logits: Any, labels: Any) -> torch.Tensor:  # noqa: ARG001
-    """Return the logits alone: some models also return caches and hidden states."""
-    found: torch.Tensor = logits[0] if isinstance(logits, tuple | list) else logits
-    return found
-
-
 def make_trainer(adapted: Adapted, arguments: TrainingArguments, inputs: Inputs, **options: Any) -> RecordingTrainer:
     """Return a trainer of ``adapted`` on ``inputs``."""
-    return RecordingTrainer(
-        adapted=adapted,
-        args=arguments,
-        data_collator=inputs.collate,
-        train_dataset=inputs.train,
-        eval_dataset=inputs.validation,
-        processing_class=inputs.processor,
-        **options,
-    )
+    arguments.label_names = list(inputs.label_names)
+    return RecordingTrainer(adapted=adapted, args=arguments, inputs=inputs, **options)
 
 
 def trained_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:

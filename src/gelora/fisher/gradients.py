@@ -19,6 +19,7 @@ Call = tuple[torch.Tensor, torch.Tensor]
 # Inputs, and the output's place in the graph, which stays when another function changes the output in place.
 Watched = tuple[torch.Tensor, GradientEdge]
 _SLAB_BYTES = 2**26
+_LABELS = ("labels", "start_positions")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -161,7 +162,8 @@ def cut_batches(
     with torch.inference_mode(False):
         for batch in [batches] if isinstance(batches, str | Mapping) else batches:
             found = _checked(batch, alone=batch is batches)
-            for i in range(min(len(found["labels"]), most - len(examples))):
+            n_rows = len(next(found[name] for name in _LABELS if name in found))
+            for i in range(min(n_rows, most - len(examples))):
                 # A copy: a slice of what was made in inference mode would not do.
                 one = {key: value[i : i + 1].clone().to(parameter.device) for key, value in found.items()}
                 examples.append({k: v.to(parameter.dtype) if v.is_floating_point() else v for k, v in one.items()})
@@ -183,7 +185,7 @@ def _checked(batch: Any, *, alone: bool) -> dict[str, torch.Tensor]:
         if not isinstance(value, torch.Tensor) or not value.ndim:
             got = f"{value.item()!r} alone" if isinstance(value, torch.Tensor) else type(value).__name__
             raise TypeError(f"`batches`: {key!r} must be a tensor with the examples along its first axis, got {got}")
-    if "labels" not in found:
+    if not any(name in found for name in _LABELS):
         raise ValueError(
             f"`batches`: a batch must hold `labels` for the loss, got only {sorted(found)}: see "
             "gelora.finetuning.labelled.labelled_batches"

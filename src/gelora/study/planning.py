@@ -169,6 +169,8 @@ def profile_data(data: TaskData) -> Any:
     if data.task.image:
         return data.train.select_columns(["image"])
     columns = [list(data.train[name]) for name in data.task.text]
+    if data.task.problem == "language_modelling":
+        return ["\n".join(parts) for parts in zip(*columns, strict=True)]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 

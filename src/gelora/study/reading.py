@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gelora.finetuning.glue import TASKS, Answering, Task, find_task
 from gelora.finetuning.options import Options, check_training_arguments
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tables import SPLITS
-from gelora.finetuning.tasks import GLUE_TASKS, Task, find_task
 from gelora.messages import nearest
 from gelora.registry import resolve_estimators
 from gelora.study.entries import Entry, read_yaml
@@ -186,11 +186,14 @@ def _task(entry: Entry, places: _Places, root: Path | None, methods: list[str]) 
     for key in ("text", "metrics", "score", "label_names", "hub_splits"):
         if key in given:
             given[key] = (given[key],) if isinstance(given[key], str) else tuple(given[key])
+    if "answering" in given:
+        answering = entry["answering"].mapping(*Answering.__dataclass_fields__)
+        given["answering"] = _checked(answering, lambda: Answering(**answering.value))
     for split in SPLITS:
         if isinstance(given.get(split), str | Path):
             given[split] = str(places.path(entry[split]))
     own = {"text", "image", "problem"} & given.keys()
-    if own and entry["name"].value not in GLUE_TASKS:
+    if own and entry["name"].value not in TASKS:
         task = _checked(entry, lambda: Task(**given))
     else:
         task = _checked(entry["name"], lambda: find_task(entry["name"].text()))

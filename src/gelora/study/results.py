@@ -143,9 +143,7 @@ def _attributes(study: Study, records: Sequence[xr.Dataset | None]) -> dict[str,
         "weights_fingerprint": str(made[0].attrs["weights_fingerprint"]) if made else "",
         "reference": study.reference,
         "data_fingerprints": {name: sorted(found) for name, found in by_task.items()},
-        "greater_is_better": {
-            task.task.name: bool(getattr(task.task, "greater_is_better", True)) for task in study.tasks
-        },
+        "greater_is_better": {task.task.name: task.task.greater_is_better for task in study.tasks},
         "versions": package_versions(),
         "created": timestamp(),
     }

@@ -181,7 +181,7 @@ def finished_trials(study: Study, unit: Unit) -> list[Trial]:
 
 
 def _greater_is_better(unit: Unit) -> bool:
-    return bool(getattr(unit.task.task, "greater_is_better", True))
+    return unit.task.task.greater_is_better
 
 
 def _free_memory() -> None:

@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gelora.finetuning.glue import TASKS
 from gelora.finetuning.tables import SPLITS
 from gelora.finetuning.tasks import Task
 from gelora.study.methods import Method
@@ -33,9 +34,13 @@ class StudyTask:
 
     def describe(self) -> dict[str, Any]:
         """Return what tells this task from others, as JSON takes it."""
-        given = own_fields(self.task)
-        data = {split: _described(given.pop(split)) for split in SPLITS if split in given}
-        return given | data | {"data_dir": self.data_dir, "training": dict(self.training)}
+        task = self.task
+        known: dict[str, Any] = {"name": task.name, "text": task.text, "image": task.image, "problem": task.problem}
+        usual = TASKS.get(task.name) or Task(**known)
+        given = {one.name: getattr(task, one.name) for one in fields(task) if one.name not in SPLITS}
+        own = known | {name: value for name, value in given.items() if value != getattr(usual, name)}
+        data = {split: _described(getattr(task, split)) for split in SPLITS if getattr(task, split) is not None}
+        return own | data | {"data_dir": self.data_dir, "training": dict(self.training)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +197,7 @@ def own_fields(instance: Any) -> dict[str, Any]:
     for one in fields(instance):
         value = getattr(instance, one.name)
         default = one.default_factory() if one.default_factory is not MISSING else one.default
-        if value is not default and (one.name in SPLITS or value != default):
+        if value != default:
             found[one.name] = value
     return found
 

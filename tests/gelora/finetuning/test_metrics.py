@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+from gelora.finetuning.glue import find_task
 from gelora.finetuning.metrics import METRICS, evaluate_predictions, matthews_correlation
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
@@ -83,3 +84,29 @@ def test_outputs_that_are_not_finite_are_refused() -> None:
             metrics=("accuracy",),
             score=("accuracy",),
         )
+
+
+# Counted by hand: 2 true positives, 1 false positive, 1 false negative, 2 true negatives
+OFFICIAL = {
+    "cola": (2 * 2 - 1 * 1) / math.sqrt(3 * 3 * 3 * 3),
+    "sst2": 4 / 6,
+    "mrpc": (4 / 6 + 2 * 2 / (2 * 2 + 1 + 1)) / 2,
+    "qqp": (4 / 6 + 2 * 2 / (2 * 2 + 1 + 1)) / 2,
+    "mnli": 4 / 6,
+    "qnli": 4 / 6,
+    "rte": 4 / 6,
+    "wnli": 4 / 6,
+    "stsb": (13 / math.sqrt(5 * 50) + 1 - 6 * 2 / (4 * 15)) / 2,
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_every_glue_task_is_scored_as_the_benchmark_has_it(name: str) -> None:
+    task = find_task(name)
+    if task.problem == "regression":
+        outputs, labels = np.array([[1.0], [3.0], [2.0], [10.0]]), np.array([1.0, 2.0, 3.0, 4.0])
+    else:
+        n_classes = len(task.label_names)
+        outputs, labels = np.eye(n_classes)[[1, 1, 0, 1, 0, 0]], np.array([1, 1, 1, 0, 0, 0])
+    found = evaluate_predictions(outputs, labels, problem=task.problem, metrics=task.metrics, score=task.score)
+    assert found["score"] == pytest.approx(OFFICIAL[name], abs=1e-12)

@@ -193,7 +193,12 @@ def test_a_whole_dataset_dict_is_refused() -> None:
     [
         ({"text": "sentence"}, TypeError, r"`text` must be a tuple of strings, got 'sentence'"),
         ({"text": ("a", "b", "c")}, ValueError, r"`text` must be one column, or two for pairs"),
-        ({"problem": "ranking"}, ValueError, r"`problem` must be one of classification, regression, got 'ranking'"),
+        (
+            {"problem": "ranking"},
+            ValueError,
+            r"`problem` must be one of classification, regression, question_answering, language_modelling, "
+            r"got 'ranking'",
+        ),
         ({"problem": "regression", "label_names": ("a", "b")}, ValueError, r"`label_names` must be left out"),
         ({"label_names": ("a", "a")}, ValueError, r"`label_names` must be two or more different names"),
         ({"metrics": ("acuracy",)}, ValueError, r"`metrics`: 'acuracy' is no metric .*did you mean 'accuracy'\?"),
@@ -260,6 +265,49 @@ def test_the_hub_is_asked_for_the_splits_of_the_task(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: sets)
     assert len(load_task("mnli").validation) == 3
     assert len(load_task("mnli-mm").validation) == 2
+
+
+def test_any_set_on_the_hub_can_be_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load(*names: str) -> Any:
+        asked.append(names)
+        rows = datasets.Dataset.from_list(ROWS)
+        return {"train": rows, "test": rows.select([0, 1, 2])}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    fields: dict[str, Any] = {"name": "imdb", "hub_repository": "stanfordnlp/imdb", "text": ("text",)}
+    data = load_task(Task(**fields, hub_splits=("train", "test")))
+    assert (len(data.train), len(data.validation), data.source) == (6, 3, "stanfordnlp/imdb")
+    assert load_task(Task(**fields, hub_splits=("train", "test"), hub_name="plain")).source == "stanfordnlp/imdb plain"
+    assert asked == [("stanfordnlp/imdb",), ("stanfordnlp/imdb", "plain")]
+    with pytest.raises(
+        ValueError, match=r"`hub_splits`: 'stanfordnlp/imdb' has no split 'validation', it has \['train'"
+    ):
+        load_task(Task(**fields))
+    assert Task(name="mine", text=("a",), hub_name="rte").hub_repository == "nyu-mll/glue"
+
+
+def test_a_set_of_images_on_the_hub_can_be_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import numpy as np
+    from PIL import Image
+
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    picture = Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8))
+    rows = datasets.Dataset.from_dict({"img": [picture] * 4, "label": [0, 1, 0, 1]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: {"train": rows, "test": rows})
+    task = Task(name="cifar", image="img", hub_repository="somebody/cifar", hub_splits=("train", "test"))
+    data = load_task(task, n_validation=2)
+    assert (data.task.label_names, data.source, len(data.validation)) == (("no", "yes"), "somebody/cifar", 2)
+
+
+def test_files_may_be_named_by_the_splits_of_the_set_or_as_usual(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        pd.DataFrame(ROWS).to_parquet(tmp_path / f"{name}.parquet")
+    assert len(load_task(Task(name="mine", text=("text",), hub_splits=("train", "test")), tmp_path).validation) == 6
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True])

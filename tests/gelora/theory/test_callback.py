@@ -199,9 +199,16 @@ def test_it_goes_with_the_callbacks_of_gelora_s_own_trainer(
             callbacks=(found,),
         ),
         arguments,
-        Inputs(examples, examples[:8], hf.DataCollatorWithPadding(tokenizer), tokenizer, {}),
+        Inputs(
+            examples,
+            examples[:8],
+            hf.DataCollatorWithPadding(tokenizer),
+            tokenizer,
+            {},
+            lambda *_: {"score": 0.0},
+            dict,
+        ),
         history=History(),
-        evaluate_outputs=lambda logits, labels: {"score": 0.0},
         progress=False,
     )
     run_training(trainer, None, evaluate_again=False)
