@@ -257,7 +257,7 @@ def test_a_run_killed_while_it_wrote_a_checkpoint_goes_on_from_the_one_before(
     import subprocess
 
     plan = plan_for("bert").save(tmp_path / "plan.json")
-    arguments = [folder_of("bert"), plan, tmp_path / "out", repr(QUICK | RESUMED), Path(__file__).parent]
+    arguments = [folder_of("bert"), plan, tmp_path / "out", repr(QUICK | RESUMED), Path(__file__).parents[1]]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     left = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())

@@ -92,15 +92,15 @@ def test_another_setting_is_refused_before_anything_is_made(small: Small, tmp_pa
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(small: Small, tmp_path: Path) -> None:
-    # So large a rate makes the loss infinite; and the recommended estimator asks for more rows than there are.
-    broken = "gelora-recommended"
+    # So large a rate makes the loss infinite; and there are no matrices of such names.
+    broken = {"name": "nowhere", "adapter": "lora", "rank": 2, "targets": "no_such_module"}
     rates = {"default": 5e-3, "full": 1e30}
     study = small(methods=["full", broken, "lora"], seeds=[0], training={"max_steps": 4, "learning_rate": rates})
     found = compare(study)
     assert found["status"].values.ravel().tolist() == ["failed", "failed", "finished"]
     errors = found["error"].values.ravel().tolist()
     assert errors[0].startswith(("FloatingPointError", "ValueError"))
-    assert "undefined" in errors[1]
+    assert "no_such_module" in errors[1]
     assert errors[2] == ""
     assert np.isnan(found["score"].values.ravel()).tolist() == [True, True, False]
     assert "–" in (tmp_path / "out" / "comparison.md").read_text()
@@ -110,7 +110,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(small: Small, tmp_pat
     compare(study, retry_failed=True)
     after = stamps(tmp_path / "out")
     assert [name for name in before if after[name] != before[name]] == [
-        name for name in before if "full" in name or broken in name
+        name for name in before if "full" in name or "nowhere" in name
     ]
     mended = study | {"training": {"max_steps": 4, "learning_rate": 5e-3}, "methods": ["full"]}
     assert compare(mended)["status"].item() == "finished"  # made with other settings now, so made again
@@ -342,6 +342,6 @@ def test_an_odd_batch_cannot_be_shared_by_two_processes(monkeypatch: pytest.Monk
 
 
 def test_the_report_is_written_even_where_everything_failed(small: Small, tmp_path: Path) -> None:
-    found = compare(small(methods=["gelora-recommended"], seeds=[0]))
+    found = compare(small(methods=[{"name": "nowhere", "adapter": "lora", "rank": 2, "targets": "no_such"}], seeds=[0]))
     assert found["status"].item() == "failed"
     assert comparing.COMPARISON_FILE in {file.name for file in (tmp_path / "out").iterdir()}
