@@ -37,12 +37,18 @@ class Planner:
 
     def __init__(self, study: Study, write: bool = True) -> None:
         self._study, self._write = study, write
+        self._profiles: dict[Path, xr.Dataset] = {}
 
     def profile(self, task: StudyTask) -> xr.Dataset:
         """Return the profile of the model on the train rows of ``task``."""
+        file = self.profile_file(task)
+        if file not in self._profiles:
+            self._profiles[file] = self._read_or_estimate(task, file)
+        return self._profiles[file]
+
+    def _read_or_estimate(self, task: StudyTask, file: Path) -> xr.Dataset:
         import filelock
 
-        file = self.profile_file(task)
         make_folder(file.parent)
         with filelock.FileLock(file.with_suffix(".lock")):  # another process may be at it
             if file.exists():

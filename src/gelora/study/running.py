@@ -1,6 +1,5 @@
 """Make the trainings of a study that are missing, one after the other; a failing one is recorded, no more."""
 
-import gc
 import logging
 import math
 import platform
@@ -126,7 +125,6 @@ def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> N
         write_outcome(study, unit, status, facts)
         if status == FINISHED:
             clear_leftovers(study, unit)
-    _free_memory()
     processes.wait()
 
 
@@ -182,12 +180,3 @@ def finished_trials(study: Study, unit: Unit) -> list[Trial]:
 
 def _greater_is_better(unit: Unit) -> bool:
     return unit.task.task.greater_is_better
-
-
-def _free_memory() -> None:
-    """Give back what the last training held: the next one may need all of it."""
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class StudyTask:
         known: dict[str, Any] = {"name": task.name, "text": task.text, "image": task.image, "problem": task.problem}
         usual = TASKS.get(task.name) or Task(**known)
         given = {one.name: getattr(task, one.name) for one in fields(task) if one.name not in SPLITS}
-        own = known | {name: value for name, value in given.items() if value != getattr(usual, name)}
+        own = known | {name: _plain(value) for name, value in given.items() if value != getattr(usual, name)}
         data = {split: _described(getattr(task, split)) for split in SPLITS if getattr(task, split) is not None}
         return own | data | {"data_dir": self.data_dir, "training": dict(self.training)}
 
@@ -200,6 +200,10 @@ def own_fields(instance: Any) -> dict[str, Any]:
         if value != default:
             found[one.name] = value
     return found
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _described(data: Any) -> str:
