@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -81,6 +81,16 @@ bench-theory: $(INSTALLED)  ## the theorems against MiniLM on GLUE files from DA
 bench-adapters: $(INSTALLED)  ## step time, scores and ranks of every adapter on GLUE files from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/adapters.py --data $(DATA)
 	$(BIN)/python tests/benchmarks/adapters_page.py
+
+COMPARISON := comparison-output
+bench-comparison: MODEL = $(shell $(BIN)/python -c 'import os; from gelora.demo import demo_model; print(os.path.relpath(demo_model()))')
+bench-comparison: $(INSTALLED)  ## the measured comparison of methods, SQuAD and intermediate tuning on files from DATA=FOLDER, into docs/benchmarks/
+	$(BIN)/gelora compare docs/benchmarks/comparison/squad.yaml --model $(MODEL) --data-dir $(DATA) --output $(COMPARISON)/squad
+	$(BIN)/python tests/benchmarks/intermediate_tuning.py --data $(DATA)
+	$(BIN)/gelora compare docs/benchmarks/comparison/study.yaml --model $(MODEL) --data-dir $(DATA) --output $(COMPARISON)/glue
+	cp $(COMPARISON)/squad/comparison.nc docs/benchmarks/comparison/squad.nc
+	cp $(COMPARISON)/glue/comparison.nc docs/benchmarks/comparison/comparison.nc
+	$(BIN)/python tests/benchmarks/comparison_page.py
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

@@ -1,0 +1,274 @@
+"""Write the page ``docs/benchmarks/comparison.md`` from the comparisons and profiles that were measured."""
+
+# ruff: noqa: E501 (the sentences of the page)
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from gelora.files import atomic_path
+from gelora.profile import open_profile
+from gelora.scores import AVERAGE, compare_scores, open_comparison, total_seconds
+from gelora.study.tables import SIGNIFICANT, to_markdown
+
+RIVALS = ("lora", "random", "reversed")
+# Rows of the complete train sets, for what a whole run would take.
+TRAIN_ROWS = {"cola": 8551, "sst2": 67349, "stsb": 5749, "mrpc": 3668, "rte": 2490}
+EPOCHS, SEEDS = 3, 5
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def number(value: float, error: float, p: float = float("nan")) -> str:
+    """Return a difference of scores times 100 with its error; a star where it exceeds its noise."""
+    if np.isnan(value):
+        return "–"
+    star = "*" if p < SIGNIFICANT else ""
+    return f"{100 * value:+.1f} ± {100 * error:.1f}{star}"
+
+
+def head(comparison: xr.Dataset) -> str:
+    """Say what was compared, where and with what."""
+    study = json.loads(comparison.attrs["study"])
+    training, search = study["training"], study["search"]
+    versions = json.loads(comparison.attrs["versions"])
+    wanted = ", ".join(
+        f"{name} {versions[name]}" for name in ("gelora", "torch", "transformers", "peft") if name in versions
+    )
+    status = comparison["status"].values
+    return "\n\n".join(
+        [
+            "# Comparison of methods",
+            f"all-MiniLM-L6-v2 (6 blocks of width 384), {len(study['tasks'])} GLUE tasks, {len(study['methods'])} methods, "
+            f"{len(study['seeds'])} seeds; {training['max_steps']} steps of {training['batch_size']} rows of at most "
+            f"{training['max_length']} tokens, scored on the complete validation sets. Train rows are drawn from the complete "
+            "train sets, of SST-2 from 10,000 rows of its 67,349, which the seed draws. The learning rate of each method and "
+            f"task is the best of three on {search['holdout']:.0%} of the train rows, held out, after {search['training']['max_steps']} "
+            "steps on the others. LoRA-like methods have as many parameters as the geometric plan of the task (TwoNN, rounded "
+            "up), but for `lora-r8`, and SoRA and GeoLoRA, which start from rank 8.",
+            f"This is far less training than in any paper: the scores say how methods compare early on. "
+            f"{int((status == 'finished').sum())} of {status.size} runs have ended, {int((status == 'failed').sum())} of them failed.",
+            "Made by `make bench-comparison DATA=FOLDER` from [study.yaml](comparison/study.yaml) into "
+            f"`docs/benchmarks/comparison/comparison.nc`; 2 cores of a shared machine without a GPU, one thread, other work "
+            f"beside it: times are indicative. {wanted}; {comparison.attrs['created'][:10]}.",
+        ]
+    )
+
+
+def evidence(comparison: xr.Dataset) -> str:
+    """Say whether the geometric ranks beat uniform, random and reversed ones at the same budget."""
+    parts = ["## Does geometry pay?"]
+    names = [str(method) for method in comparison["method"].values]
+    for own in ("gelora", "gelora-recommended"):
+        rows = []
+        for rival in RIVALS:
+            if own not in names or rival not in names:
+                continue
+            tests = compare_scores(comparison, rival).sel({"method": own})
+            cells = [
+                number(float(one["difference"]), float(one["standard_error"]), float(one["p_value"]))
+                for one in (tests.sel(task=task) for task in tests["task"].values)
+            ]
+            rows.append([f"{own} − {rival}", *cells])
+        parts.append(table(["difference, points", *[str(task) for task in comparison["task"].values], AVERAGE], rows))
+    parts.append(
+        "Differences paired by seed ± standard error over the seeds; * p < 0.05 by a paired t test with two degrees of "
+        f"freedom, not adjusted for the number of tests. {_verdict(comparison, names)}"
+    )
+    return "\n\n".join(parts)
+
+
+def _verdict(comparison: xr.Dataset, names: list[str]) -> str:
+    sentences = []
+    for rival in RIVALS:
+        if rival not in names or "gelora" not in names:
+            continue
+        tests = compare_scores(comparison, rival).sel({"method": "gelora"})
+        beyond = [
+            f"{task} ({100 * float(tests['difference'].sel(task=task)):+.1f})"
+            for task in comparison["task"].values
+            if float(tests["p_value"].sel(task=task)) < SIGNIFICANT
+        ]
+        adjusted = [str(t) for t in comparison["task"].values if float(tests["q_value"].sel(task=t)) < SIGNIFICANT]
+        mean = tests.sel(task=AVERAGE)
+        text = f"Against {rival} ranks at the same budget the geometric ones are ahead by {100 * float(mean['difference']):+.2f} ± {100 * float(mean['standard_error']):.2f} points on average (p = {float(mean['p_value']):.2f}); "
+        text += (
+            f"beyond the noise of the seeds on {', '.join(beyond)}"
+            if beyond
+            else "on no task beyond the noise of the seeds"
+        )
+        text += f", after adjusting for all tests on {', '.join(adjusted) or 'none'}." if beyond else "."
+        sentences.append(text)
+    return " ".join(sentences)
+
+
+def costs(comparison: xr.Dataset) -> str:
+    """Show what each method cost, and the learning rates that were chosen."""
+    rows = []
+    step = comparison["step_seconds"].mean("seed")
+    base = step.sel({"method": "lora"}, drop=True)
+    ratio = (step / base).mean("task")
+    for method in comparison["method"].values:
+        own = comparison.sel({"method": method})
+        rates = []
+        for task in comparison["task"].values:
+            options = json.loads(str(own["options"].sel(task=task).values[0]))
+            rates.append(f"{options['learning_rate']:g}" if "learning_rate" in options else "–")
+        rows.append(
+            [
+                f"`{method}`",
+                f"{float(own['trainable_parameters'].mean()):,.0f}",
+                f"{float(own['estimation_seconds'].mean()):.0f}",
+                f"{float(own['training_seconds'].mean()):.0f}",
+                f"{float(ratio.sel({'method': method})):.2f}",
+                f"{float(own['peak_memory'].mean()) / 2**20:,.0f}",
+                ", ".join(rates),
+            ]
+        )
+    columns = [
+        "",
+        "parameters",
+        "estimation, s",
+        "training, s",
+        "step, against lora",
+        "peak MiB",
+        f"rates ({', '.join(map(str, comparison['task'].values))})",
+    ]
+    return "\n\n".join(
+        [
+            "## Costs",
+            table(columns, rows),
+            "Means over tasks and seeds. Estimation: hidden states of up to 5,000 rows and the estimator, once a task, or the "
+            "gradients of `fisher`. Steps were timed while other work ran; the [page on adapters](adapters.md) has ratios of "
+            "runs that took turns. Peak: resident set of the process.",
+        ]
+    )
+
+
+def whole_run(comparison: xr.Dataset) -> str:
+    """Say what complete train sets would take on this machine."""
+    study = json.loads(comparison.attrs["study"])
+    batch = int(study["training"]["batch_size"])
+    step = comparison["step_seconds"].mean("seed")
+    hours = 0.0
+    for task, n_rows in TRAIN_ROWS.items():
+        if task in step["task"].values:
+            hours += EPOCHS * n_rows / batch * float(step.sel(task=task).sum()) / 3600
+    runs, trials = hours * SEEDS, hours * 3
+    return "\n\n".join(
+        [
+            "## What the whole run would take",
+            f"Complete train sets, {EPOCHS} epochs, {SEEDS} seeds and three trials as long as a run, from the measured seconds a "
+            f"step: {runs:,.0f} hours for the runs and {trials:,.0f} for the trials on one such core, evaluations not counted. The "
+            "study file is the same but for `epochs: 3` in place of `max_steps`, and `seeds: [0, 1, 2, 3, 4]`. It was not run "
+            "here, nor on a GPU.",
+        ]
+    )
+
+
+def published() -> str:
+    """Set the papers' claims beside, clearly apart."""
+    return "\n\n".join(
+        [
+            "## What the papers report",
+            "Another model, complete train sets and tuned settings: not to be compared with the numbers above, but with their "
+            "direction.",
+            table(
+                ["claim", "model", "source"],
+                [
+                    [
+                        "GLUE average 87.92 with 0.10–0.13 M parameters; LoRA at best 86.95 (+0.97), AdaLoRA with 0.22 M",
+                        "DeBERTaV3-base",
+                        "GeLoRA, arXiv 2412.09250",
+                    ],
+                    [
+                        "training time 13.5–64.2 % below adaptive methods (SoRA, AdaLoRA)",
+                        "DeBERTaV3-base",
+                        "GeLoRA, arXiv 2412.09250",
+                    ],
+                    ["SQuAD v1.1 EM/F1 86.72/92.84, v2.0 83.15/86.25", "DeBERTaV3-base", "GeLoRA, arXiv 2412.09250"],
+                ],
+            ),
+        ]
+    )
+
+
+def squad(comparison: xr.Dataset) -> str:
+    """Show exact match and F1 on SQuAD."""
+    study = json.loads(comparison.attrs["study"])
+    task = study["tasks"][0]["training"]
+    rows = []
+    for method in comparison["method"].values:
+        own = comparison.sel({"method": method}).isel(task=0, seed=0)
+        values = [f"{100 * float(own['validation'].sel(metric=name)):.1f}" for name in ("exact_match", "f1")]
+        cost = (
+            f"{float(own['trainable_parameters']):,.0f}",
+            f"{float(total_seconds(comparison).sel({'method': method}).isel(task=0, seed=0)):.0f}",
+        )
+        rows.append([f"`{method}`", *cost, *values])
+    training = study["training"]
+    return "\n\n".join(
+        [
+            "## SQuAD v1.1",
+            f"{training['max_steps']} steps of {training['batch_size']} windows of {training['max_length']} tokens from {task['n_train']:,} questions of "
+            f"the official train articles at hand, scored on {task['n_validation']} questions of the official dev set, drawn by the seed; one "
+            "seed. From [squad.yaml](comparison/squad.yaml). MiniLM was trained to embed sentences, and this is a small part of an "
+            "epoch: the scores show that the path works, not what it can reach.",
+            table(["", "parameters", "seconds", "exact match", "F1"], rows),
+        ]
+    )
+
+
+def intermediate(folder: Path) -> str:
+    """Show the profiles of RTE and STS-B before and after tuning on MRPC."""
+    facts = json.loads((folder / "intermediate.json").read_text(encoding="utf-8"))
+    tuning = facts["tuning"]
+    rows = []
+    for task in ("rte", "stsb"):
+        profiles = [open_profile(folder / f"{task}-{when}.nc") for when in ("before", "after")]
+        for label in profiles[0]["estimator"].values:
+            for when, profile in zip(("before", "after"), profiles, strict=True):
+                one = profile.sel(estimator=label)
+                cells = [
+                    f"{value:.1f} ± {error:.1f}"
+                    for value, error in zip(one["dimension"].values, one["standard_error"].values, strict=True)
+                ]
+                rows.append([task, f"`{label}`", when, *cells])
+    n_layers = len(rows[0]) - 3
+    return "\n\n".join(
+        [
+            "## Intermediate-task tuning",
+            f"Dimensions of the hidden states of RTE and STS-B before and after MiniLM was tuned on MRPC ({tuning['steps']} steps of "
+            f"{tuning['batch_size']} pairs, all parameters; MRPC score {100 * tuning['score']:.1f}), ± standard error; layer 0 is the input of the first "
+            "block. Profiles: `paper_figures/profiles/intermediate`, made by `tests/benchmarks/intermediate_tuning.py`; "
+            f"{facts['date']}.",
+            table(["task", "estimator", "tuning", *[str(layer) for layer in range(n_layers)]], rows),
+        ]
+    )
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("docs/benchmarks/comparison"))
+    parser.add_argument("--intermediate", type=Path, default=Path("paper_figures/profiles/intermediate"))
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/comparison.md"))
+    arguments = parser.parse_args()
+    comparison = open_comparison(arguments.folder / "comparison.nc")
+    parts: list[Any] = [head(comparison), "## Scores", to_markdown(comparison).strip(), evidence(comparison)]
+    parts += [costs(comparison), whole_run(comparison), published()]
+    parts.append(squad(open_comparison(arguments.folder / "squad.nc")))
+    parts.append(intermediate(arguments.intermediate))
+    with atomic_path(arguments.output) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
