@@ -1,5 +1,6 @@
 """Commands that tune, hold theorems against a model, and draw."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -226,9 +227,13 @@ def compare(
 
     found = read_study(study, model=model, data_dir=data_dir, output=output)
     comparison = run(found, retry_failed=retry_failed, progress=progress)
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first tells
+        return
     console.print(comparison_table(comparison))
     counts = comparison["status"].to_series().value_counts()
     typer.echo(f"{', '.join(f'{number} {status}' for status, number in counts.items())}; written: {found.output}")
     failed = comparison["error"].to_dataframe().reset_index()
     for row in failed[failed["error"] != ""].to_dict("records"):
         typer.echo(f"gelora: failed: {row['task']}/{row['method']}/seed-{row['seed']}: {row['error']}", err=True)
+    if (failed["error"] != "").any():
+        raise typer.Exit(1)

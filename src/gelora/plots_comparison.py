@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gelora.messages import check_choice
 from gelora.palette import COLORS, MARKERS, new_axes
-from gelora.scores import AVERAGE, check_comparison, summarise_scores, total_seconds
+from gelora.scores import AVERAGE, better_when_greater, check_comparison, summarise_scores, total_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,12 +68,14 @@ def plot_comparison(
                 linestyle="none",
                 label=str(method),
             )
-    front = pareto_front(x, y)
+    greater = bool(better_when_greater(comparison)[[*names, AVERAGE].index(wanted)])
+    front = pareto_front(x, y if greater else -y)
     axes.plot(x[front], y[front], color="0.6", linewidth=1, linestyle=":", zorder=0)
     if cost == "parameters":
         axes.set_xscale("log")
     axes.set_xlabel(COSTS[cost])
-    axes.set_ylabel("score, mean over tasks" if wanted == AVERAGE else f"score on {wanted}")
+    what = "score, mean over tasks" if wanted == AVERAGE else f"score on {wanted}"
+    axes.set_ylabel(what if greater else f"{what}, less is better")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
     return axes
 

@@ -1,5 +1,6 @@
 """The comparison of methods, an xarray Dataset: schema, open, save, means with errors, and paired tests."""
 
+import json
 import math
 import warnings
 from pathlib import Path
@@ -78,7 +79,8 @@ def summarise_scores(comparison: xr.Dataset, variable: str = "score") -> xr.Data
     comparison : xarray.Dataset
         As `gelora.compare` returns.
     variable : str
-        What is summarised: ``"score"``, or another number of each run.
+        What is summarised: ``"score"``, or another number of each run. Scores of which some are better when they are
+        greater and some when they are less have no average.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def summarise_scores(comparison: xr.Dataset, variable: str = "score") -> xr.Data
     """
     check_comparison(comparison)
     check_choice("variable", variable, [name for name, _, _ in NUMBERS])
-    values = _with_average(comparison[variable])
+    values = _with_average(comparison, variable)
     count = values.notnull().sum("seed")
     error = values.std("seed", ddof=1) / np.sqrt(count.where(count > 1))
     return xr.Dataset({"mean": values.mean("seed"), "standard_error": error, "n": count})
@@ -116,7 +118,8 @@ def compare_scores(comparison: xr.Dataset, reference: str | None = None) -> xr.D
         By task, ``"average"`` last, and method: ``difference`` of the scores, method less reference, its
         ``standard_error`` over the seeds, ``n`` seeds that have both, the ``p_value`` of a paired t test (two-sided),
         and ``q_value``, that of all tests of single tasks adjusted as Benjamini and Hochberg do; the averages are
-        adjusted among themselves. 1 where all scores are equal, NaN where fewer than two seeds have both.
+        adjusted among themselves. 1 where all scores are equal; NaN where fewer than two seeds have both, or all
+        differ by the same, which says nothing of the noise.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def compare_scores(comparison: xr.Dataset, reference: str | None = None) -> xr.D
     check_comparison(comparison)
     name = str(comparison.attrs.get("reference", "")) if reference is None else reference
     check_choice("reference", name, [str(method) for method in comparison["method"].values])
-    values = _with_average(comparison["score"])
+    values = _with_average(comparison, "score")
     differences = (values - values.sel({"method": name}, drop=True)).transpose(*DIMS)
     count = differences.notnull().sum("seed")
     error = differences.std("seed", ddof=1) / np.sqrt(count.where(count > 1))
@@ -149,10 +152,21 @@ def total_seconds(comparison: xr.Dataset) -> xr.DataArray:
     return comparison["estimation_seconds"] + comparison["training_seconds"]
 
 
-def _with_average(values: xr.DataArray) -> xr.DataArray:
-    """Return ``values`` with a last task that is the mean of all, where a seed has them all."""
+def better_when_greater(comparison: xr.Dataset) -> xr.DataArray:
+    """Say of each task, the average last, whether greater scores are better."""
+    known = json.loads(str(comparison.attrs.get("greater_is_better", "{}")))
+    by_task = [bool(known.get(str(task), True)) for task in comparison["task"].values]
+    return xr.DataArray([*by_task, all(by_task)], dims="task")
+
+
+def _with_average(comparison: xr.Dataset, variable: str) -> xr.DataArray:
+    """Return a variable with a last task that is the mean of all, where a seed has them all."""
+    values = comparison[variable]
+    directions = better_when_greater(comparison).values[:-1]
+    if variable == "score" and directions.any() and not directions.all():
+        values = values * math.nan
     mean = values.mean("task", skipna=False).expand_dims(task=np.array([AVERAGE], dtype=object))
-    return xr.concat([values, mean], dim="task")
+    return xr.concat([comparison[variable], mean], dim="task")
 
 
 def _paired_p(differences: NDArray[np.float64]) -> float:
@@ -162,7 +176,7 @@ def _paired_p(differences: NDArray[np.float64]) -> float:
     if len(known) < 2:
         return math.nan
     if np.ptp(known) == 0:
-        return 1.0 if known[0] == 0 else 0.0
+        return 1.0 if known[0] == 0 else math.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are all but equal: the value says it
         return float(ttest_1samp(known, 0.0).pvalue)

@@ -22,7 +22,7 @@ from gelora.finetuning.tasks import load_task
 TIMED = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "peak_memory"]
 
 
-class InterruptedRunError(Exception):
+class InterruptedRunError(BaseException):
     """Stands for a killed process."""
 
 
@@ -68,14 +68,18 @@ def same_predictions(first: Path, second: Path) -> None:
 
 
 def predict(model: Any, tokenizer: Any, task: Any) -> np.ndarray[Any, Any]:
-    """Return the logits of the validation rows in the batches that a run evaluates 16 at a time."""
+    """Return the logits of the validation rows in the batches that a run evaluates 16 at a time, the longest first."""
     texts = [row["sentence"] for row in task.validation]
+    order = sorted(range(len(texts)), key=lambda row: len(tokenizer(texts[row])["input_ids"]), reverse=True)
+    texts = [texts[row] for row in order]
     batches = [
         tokenizer(texts[i : i + 16], padding=True, return_tensors="pt", return_token_type_ids=False)
         for i in range(0, len(texts), 16)
     ]
     with torch.no_grad():
-        return torch.cat([model(**batch).logits.float() for batch in batches]).numpy()
+        logits = torch.cat([model(**batch).logits.float() for batch in batches]).numpy()
+    found: np.ndarray[Any, Any] = logits[np.argsort(order)]
+    return found
 
 
 def make_setting(

@@ -106,7 +106,8 @@ def finetune(
         Steps of the optimiser in all, in place of ``epochs``; −1 for none.
     batch_size, eval_batch_size : int
         Rows a batch; for evaluation the same unless given. Several processes, started by torchrun or ``accelerate
-        launch``, share them: a run does not depend on their number, but for rounding and what is dropped out.
+        launch``, share them: where all batches are full, a run does not depend on their number, but for rounding and
+        what is dropped out. Language modelling weighs the processes alike, whatever their responses' lengths.
     learning_rate, weight_decay : float
         Of AdamW.
     warmup_ratio : float

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 import xarray as xr
 
@@ -81,14 +82,10 @@ def compare(
     one, sees train rows alone, and as many trials for each method.
     """
     found = read_study(study, model=model, data_dir=data_dir, output=output)
-    make_folder(found.output)
+    make_folder(found.output / "locks")
     processes = Processes(str(found.training.get("device", "auto")))
     run_missing(found, processes, retry_failed=retry_failed, progress=progress)
-    comparison = processes.agree(lambda: collect(found))
-    if processes.first:
-        _write(comparison, found.output)
-    processes.wait()
-    return comparison
+    return processes.agree(lambda: _collect_and_write(found))
 
 
 def list_runs(study: "str | Path | Mapping[str, Any] | Study", **overrides: Any) -> pd.DataFrame:
@@ -121,6 +118,14 @@ def list_runs(study: "str | Path | Mapping[str, Any] | Study", **overrides: Any)
             rows.append((*key, unit.seed, unit.trial, read_outcome(found, unit).status, adapter, head))
     table = pd.DataFrame(rows, columns=["task", "method", "seed", "trial", "status", "adapter", "head"])
     return table.astype({"trial": "Int64", "adapter": "Int64"})
+
+
+def _collect_and_write(study: Study) -> xr.Dataset:
+    """Put together what has ended and write it; calls that end at once do so one after the other."""
+    with filelock.FileLock(study.output / "locks" / "comparison.lock"):
+        comparison = collect(study)
+        _write(comparison, study.output)
+    return comparison
 
 
 def _write(comparison: xr.Dataset, folder: Path) -> None:

@@ -3,10 +3,10 @@
 from gelora.finetuning.adaptation import Setting, count_head
 from gelora.finetuning.adapters import make_adapter
 from gelora.finetuning.classifiers import load_classifier
-from gelora.finetuning.tasks import load_task
 from gelora.quiet import own_generators
 from gelora.study.methods import Method
 from gelora.study.planning import Planner
+from gelora.study.rows import load_rows
 from gelora.study.specification import Study, StudyTask
 
 
@@ -19,7 +19,7 @@ def count_parameters(study: Study, planner: Planner, task: StudyTask, method: Me
     with own_generators(0):
         classifier = load_classifier(
             study.model,
-            load_task(task.task, task.data_dir),
+            load_rows(study, task),
             revision=study.revision,
             trust_remote_code=study.trust_remote_code,
         )

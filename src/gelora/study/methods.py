@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gelora.finetuning.adapters import ADAPTERS, make_adapter
+from gelora.finetuning.adapters import make_adapter
 from gelora.messages import nearest
 from gelora.policies import POLICIES, RECOMMENDED_ESTIMATOR, TAKES
 
@@ -45,8 +45,6 @@ class Method:
         The rank everywhere, or the mean rank, in place of ``budget``.
     budget : int or "geometric", optional
         Adapter parameters: a number, or what the geometric plan of the task costs.
-    share : float
-        The plan gets ``share`` times the budget: for adapters that prune theirs down to it.
     ranks : mapping
         Further options of `gelora.plan_ranks`.
     training : mapping
@@ -60,10 +58,15 @@ class Method:
     policy: str = "uniform"
     rank: int | None = None
     budget: int | str | None = SAME_BUDGET
-    share: float = 1.0
     ranks: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> float:
+        """The share of the planned ranks that is left in the end: AdaLoRA prunes to a part of its plan."""
+        adapter: Any = make_adapter(self.adapter)
+        return float(adapter.target) if adapter.name == "adalora" else 1.0
 
     @property
     def needs_profile(self) -> bool:
@@ -82,11 +85,10 @@ def _plain(adapter: str) -> dict[str, Any]:
 
 
 # What the name of a method stands for. SoRA and GeoLoRA find their ranks while they train: they start from the rank
-# that their papers start from. AdaLoRA prunes to two thirds of its plan, so its plan is half as large again.
+# that their papers start from.
 METHODS: Mapping[str, Mapping[str, Any]] = {
     **{name: {"adapter": name, "policy": "", "budget": None} for name in ("full", "bitfit", "houlsby", "pfeiffer")},
-    **{name: _plain(name) for name in ("lora", "rslora", "dora", "eva")},
-    "adalora": {"adapter": "adalora", "share": 1.5},
+    **{name: _plain(name) for name in ("lora", "rslora", "dora", "eva", "adalora")},
     "sora": {"adapter": "sora", "rank": 8, "budget": None},
     "geolora": {"adapter": "geolora", "rank": 8, "budget": None},
     "geolora-geometric": {"adapter": "geolora", "policy": "geometric", "budget": None},
@@ -116,7 +118,6 @@ def named_method(name: str) -> dict[str, Any]:
     found = _WITH_RANK.match(name)
     if found and found["base"] in METHODS and "rank" in _takes(METHODS[found["base"]]):
         fields = dict(METHODS[found["base"]]) | {"rank": int(found["rank"]), "budget": None}
-        fields.pop("share", None)
         return fields
     raise ValueError(
         f"must be one of {', '.join(METHODS)}, or one of those with a rank as in lora-r8, got {name!r}"
@@ -144,7 +145,14 @@ def make_method(name: str, given: Mapping[str, Any]) -> Method:
     >>> make_method("wide", {"adapter": "lora", "rank": 32}).policy
     'uniform'
     """
-    base = _base(name, given) if "adapter" in given or "policy" in given else named_method(name)
+    try:
+        base = named_method(name)  # what is given takes the place of its adapter, its policy, …
+    except ValueError:
+        if "adapter" not in given and "policy" not in given:
+            raise
+        base = _base(given)
+    if "policy" in given and given["policy"] != base.get("policy", "uniform"):
+        base |= {"rank": None, "budget": None if given["policy"] in _OWN_COST else SAME_BUDGET}
     fields = base | dict(given)
     if given.get("rank") is not None:
         if given.get("budget") is not None:
@@ -157,18 +165,10 @@ def make_method(name: str, given: Mapping[str, Any]) -> Method:
     return method
 
 
-def _base(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of what is given by adapter and policy, not by name."""
-    adapter = str(given.get("adapter", METHODS.get(name, {}).get("adapter", "lora")))
+def _base(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a method that goes by its adapter and policy, not by its name."""
+    adapter = str(given.get("adapter", "lora"))
     bare = adapter.partition("(")[0].strip()
-    if "policy" in given:
-        policy = str(given["policy"])
-        return {"adapter": adapter, "budget": None if policy in _OWN_COST else SAME_BUDGET}
-    kind = ADAPTERS.get(bare)
-    if name in METHODS and METHODS[name].get("adapter", "lora") == bare:
-        return dict(METHODS[name]) | {"adapter": adapter}
-    if kind is not None and kind.plan_use == "none":
-        return {"adapter": adapter, "policy": "", "budget": None}
     return dict(METHODS.get(bare, {})) | {"adapter": adapter}
 
 

@@ -10,13 +10,15 @@ import xarray as xr
 
 from gelora.estimation import estimate
 from gelora.files import make_folder, to_json
+from gelora.finetuning.adapters import make_adapter
 from gelora.finetuning.labelled import labelled_batches
-from gelora.finetuning.tasks import TaskData, load_task
+from gelora.finetuning.tasks import TaskData
 from gelora.plan import RankPlan
 from gelora.profile import open_profile, save_profile
 from gelora.provenance import fingerprint
 from gelora.ranks import plan_ranks
 from gelora.study.methods import SAME_BUDGET, Method
+from gelora.study.rows import drawn, load_rows, task_of
 from gelora.study.specification import Study, StudyTask, own_fields
 
 # Policies that read dimensions, and not just the budget of a geometric plan.
@@ -56,7 +58,7 @@ class Planner:
             study = self._study
             made = estimate(
                 study.model,
-                profile_data(self._train_data(task)),
+                profile_data(load_rows(study, task)),
                 **{"seed": 0, "max_length": self._max_length(task)} | dict(study.estimation),
                 estimator=self._estimators(),
                 revision=study.revision,
@@ -69,8 +71,8 @@ class Planner:
     def profile_file(self, task: StudyTask) -> Path:
         """Return where the profile lies: named by all that it depends on."""
         study = self._study
-        made_of: list[Any] = [study.model, study.revision, task.describe(), dict(study.estimation), self._estimators()]
-        made_of += [self._max_length(task), self._n_train(task)]
+        made_of: list[Any] = [study.identify(), task.describe(), dict(study.estimation), self._estimators()]
+        made_of += [self._max_length(task), drawn(study, task)]
         return study.output / "profiles" / f"{task.task.name}-{_short_hash(made_of)}.nc"
 
     def plan(self, task: StudyTask, method: Method, seed: int) -> RankPlan | None:
@@ -80,8 +82,9 @@ class Planner:
         file = self._plan_file(task, method, seed)
         if file.exists():
             return RankPlan.load(file)
+        budget = self._budget(task, method)  # what it costs to know the budget is not the method's
         began = time.perf_counter()
-        found = self._make(task, method, seed)
+        found = self._make(task, method, seed, budget)
         found = replace(found, provenance={**found.provenance, "planning_seconds": time.perf_counter() - began})
         if self._write:
             make_folder(file.parent)
@@ -109,20 +112,20 @@ class Planner:
         if waits or (method.policy in _FROM_LABELS and not self._plan_file(task, method, seed).exists()):
             return None
         plan = self.plan(task, method, seed)
-        return None if plan is None else round(plan.n_parameters / method.share)
+        return None if plan is None else round(plan.n_parameters * method.kept) + uncounted_parameters(method, plan)
 
-    def _make(self, task: StudyTask, method: Method, seed: int) -> RankPlan:
+    def _make(self, task: StudyTask, method: Method, seed: int, budget: int | None) -> RankPlan:
         study = self._study
         options: dict[str, Any] = {**study.ranks, **method.ranks, "seed": seed}
         options |= {"revision": study.revision, "trust_remote_code": study.trust_remote_code}
-        profile = self.profile(task) if method.policy in (*_FROM_DIMENSIONS, "random") else None
+        # Whatever shares the budget of the geometric plan shares its blocks too: those whose layers were read.
+        profile = self.profile(task) if method.needs_profile else None
         if method.policy == "recommended":
             options.pop("estimator", None)
         elif profile is not None:
             options.setdefault("estimator", study.estimator)
         else:
             options.pop("estimator", None)
-        budget = self._budget(task, method)
         model: Any = study.model
         if method.policy in _FROM_LABELS:
             model, options["data"] = self._labelled(task, seed)
@@ -132,29 +135,23 @@ class Planner:
         if method.budget is None:
             return None
         if method.budget != SAME_BUDGET:
-            return round(int(method.budget) * method.share)
+            return round(int(method.budget) / method.kept)
         reference = Method(name="geometric", policy="geometric", budget=None, ranks=_shared_ranks(method))
         plan = self.plan(task, reference, 0)
-        return None if plan is None else round(plan.n_parameters * method.share)
+        if plan is None:
+            return None
+        return round(plan.n_parameters / method.kept) - uncounted_parameters(method, plan)
 
     def _labelled(self, task: StudyTask, seed: int) -> tuple[Any, Any]:
         study = self._study
         return labelled_batches(
             study.model,
-            task.task,
-            task.data_dir,
+            task_of(load_rows(study, task)),
             max_length=self._max_length(task) or 128,
             seed=seed,
             revision=study.revision,
             trust_remote_code=study.trust_remote_code,
         )
-
-    def _train_data(self, task: StudyTask) -> TaskData:
-        return load_task(task.task, task.data_dir, n_train=self._n_train(task), seed=0)
-
-    def _n_train(self, task: StudyTask) -> int | None:
-        found: int | None = {**self._study.training, **task.training}.get("n_train")
-        return found
 
     def _max_length(self, task: StudyTask) -> int | None:
         found: int | None = {"max_length": 128, **self._study.training, **task.training}["max_length"]
@@ -166,7 +163,7 @@ class Planner:
 
     def _plan_file(self, task: StudyTask, method: Method, seed: int) -> Path:
         study = self._study
-        made_of = [own_fields(method), dict(study.ranks), study.estimator, str(self.profile_file(task)), seed]
+        made_of = [own_fields(method), dict(study.ranks), study.estimator, self.profile_file(task).name, seed]
         return study.output / "plans" / task.task.name / f"{method.name}-seed-{seed}-{_short_hash(made_of)}.json"
 
 
@@ -178,6 +175,13 @@ def profile_data(data: TaskData) -> Any:
     if data.task.problem == "language_modelling":
         return ["\n".join(parts) for parts in zip(*columns, strict=True)]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def uncounted_parameters(method: Method, plan: RankPlan) -> int:
+    """Return what an adapter trains beside B and A: DoRA a magnitude for each output of its matrices."""
+    if make_adapter(method.adapter).name != "dora":
+        return 0
+    return sum(module.out_features for module in plan.modules)
 
 
 def _shared_ranks(method: Method) -> dict[str, Any]:

@@ -61,9 +61,35 @@ class Processes:
         found: Result = told[0]
         return found
 
+    def first_error(self, name: str, error: str) -> str:
+        """Return the error that the first process to fail in the training ``name`` had: the others fail by it."""
+        if self.count == 1:
+            return error
+        known: bytes = _store().compare_set(f"gelora/error/{name}", "", error)
+        return known.decode()
+
+    def all_failed(self, name: str, patience: float = 60.0) -> bool:
+        """Say whether all processes come here within ``patience`` seconds after this one, each once for a name."""
+        if self.count == 1:
+            return True
+        store = _store()
+        store.set(f"gelora/failed/{name}/{self.index}", "yes")
+        try:
+            store.wait([f"gelora/failed/{name}/{index}" for index in range(self.count)], timedelta(seconds=patience))
+        except RuntimeError:  # of the store's timeout
+            return False
+        return True
+
     def wait(self) -> None:
         """Wait until all have come here."""
         if self.count > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()
+
+
+def _store() -> Any:
+    """Return what the processes share beside collectives, which would wait for those inside another one."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 from gelora.finetuning.glue import TASKS, Answering, Task, find_task
 from gelora.finetuning.options import Options, check_training_arguments
+from gelora.finetuning.quantized import QUANTIZATIONS
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tables import SPLITS
-from gelora.messages import nearest
+from gelora.messages import check_choice, nearest
 from gelora.registry import resolve_estimators
+from gelora.scores import AVERAGE
 from gelora.study.entries import Entry, read_yaml
 from gelora.study.methods import RANK_OPTIONS, SAME_BUDGET, Method, make_method
 from gelora.study.specification import BY_METHOD, ENGINES, Range, Search, Study, StudyTask, grid_size
@@ -34,9 +36,11 @@ _KEYS = (
     "revision",
     "trust_remote_code",
 )
-_METHOD_KEYS = ("name", "adapter", "policy", "rank", "budget", "share", *RANK_OPTIONS, "training", "search")
+_METHOD_KEYS = ("name", "adapter", "policy", "rank", "budget", *RANK_OPTIONS, "training", "search")
 _TASK_KEYS = (*Task.__dataclass_fields__, "metric", "data_dir", "n_train", "n_validation", "training")
 _ESTIMATION = ("estimator", "pooling", "n_samples", "n_replicates", "max_length", "n_tokens", "batch_size", "seed")
+# What would choose by the rows that scores are reported on.
+_SELECTING = ("load_best_model_at_end", "metric_for_best_model")
 # What a study sets by other keys, or by itself.
 _ELSEWHERE = {"seed": "seeds", "output_dir": "output", "model": "model", "task": "tasks", "data_dir": "tasks"}
 _DEFAULTS = {
@@ -73,6 +77,8 @@ def read_study(study: "str | Path | Mapping[str, Any] | Study", **overrides: Any
     ['uniform', 'geometric']
     """
     if isinstance(study, Study):
+        if any(value is not None for value in overrides.values()):
+            raise ValueError(f"`study` is read already: give {', '.join(overrides)} when it is read, or a mapping")
         return study
     if isinstance(study, str | Path):
         entry, folder = read_yaml(study), Path(study).parent
@@ -102,6 +108,8 @@ class _Places:
         """Return a folder's path where there is one, else the name as it stands: a name on the hub."""
         name = entry.text("a folder or the name of a model")
         found = self.path(entry)
+        if not found.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+            entry.fail(f"must be a folder that is there, or a name on the hub, got {name!r}")
         return str(found) if found.exists() else name
 
 
@@ -147,6 +155,8 @@ def _unique(entry: Entry, make: Callable[[Entry], Any]) -> tuple[Any, ...]:
         name = made.name if isinstance(made, Method) else made.task.name
         if name in found:
             one.fail(f"must have a name of its own, {name!r} stands there twice")
+        if name == AVERAGE:
+            one.fail(f"must have another name than {AVERAGE!r}, which is that of the mean over the tasks")
         if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
             one.fail(f"must have a name of letters, digits, '-', '_' and '.', got {name!r}: a folder is named by it")
         found[name] = made
@@ -164,8 +174,6 @@ def _method(entry: Entry) -> Method:
     if "budget" in entry:
         budget = entry["budget"]
         given["budget"] = budget.value if budget.value == SAME_BUDGET else budget.integer(1)
-    if "share" in entry:
-        given["share"] = entry["share"].number("a positive number", above=0)
     given["ranks"] = {key: entry[key].value for key in RANK_OPTIONS if key in entry}
     if "estimator" in given["ranks"]:
         _checked(entry["estimator"], lambda: resolve_estimators(entry["estimator"].text()))
@@ -180,9 +188,13 @@ def _task(entry: Entry, places: _Places, root: Path | None, methods: list[str]) 
     if isinstance(entry.value, str):
         return _with_data(entry, StudyTask(task=_checked(entry, lambda: find_task(entry.value))), places, root)
     entry.mapping(*_TASK_KEYS, needed=("name",))
+    name = entry["name"].text("a name")
+    _check_texts(entry)
     given = {key: entry[key].value for key in _TASK_KEYS if key in entry and key in Task.__dataclass_fields__}
     if "metric" in entry:
         given["metrics"] = entry["metric"].value
+    if "metrics" in given:
+        given.setdefault("score", given["metrics"])
     for key in ("text", "metrics", "score", "label_names", "hub_splits"):
         if key in given:
             given[key] = (given[key],) if isinstance(given[key], str) else tuple(given[key])
@@ -192,15 +204,29 @@ def _task(entry: Entry, places: _Places, root: Path | None, methods: list[str]) 
     for split in SPLITS:
         if isinstance(given.get(split), str | Path):
             given[split] = str(places.path(entry[split]))
+    if ("train" in given) != ("validation" in given):
+        entry.fail("must have `train` and `validation`, or neither, got one of them")
     own = {"text", "image", "problem"} & given.keys()
-    if own and entry["name"].value not in TASKS:
+    if own and name not in TASKS:
         task = _checked(entry, lambda: Task(**given))
     else:
-        task = _checked(entry["name"], lambda: find_task(entry["name"].text()))
+        task = _checked(entry["name"], lambda: find_task(name))
         task = _checked(entry, lambda: replace(task, **(given | {"name": task.name})))
     training = _training(entry["training"], methods) if "training" in entry else {}
     training |= {key: entry[key].integer(1) for key in ("n_train", "n_validation") if key in entry}
     return _with_data(entry, StudyTask(task=task, training=training), places, root)
+
+
+def _check_texts(entry: Entry) -> None:
+    """Check the fields of a task that are a text, or a list of them."""
+    for key in ("text", "metric", "metrics", "score", "label_names", "hub_splits"):
+        if key in entry and not isinstance(entry[key].value, str):
+            for one in entry[key].list():
+                one.text("a text, in quotation marks where YAML reads it otherwise")
+    if "hub_splits" in entry and (isinstance(entry["hub_splits"].value, str) or len(entry["hub_splits"].value) != 2):
+        entry["hub_splits"].fail(
+            f"must be two names, that of train and that of validation, got {entry['hub_splits'].value}"
+        )
 
 
 def _with_data(entry: Entry, task: StudyTask, places: _Places, root: Path | None) -> StudyTask:
@@ -209,7 +235,8 @@ def _with_data(entry: Entry, task: StudyTask, places: _Places, root: Path | None
         if not folder.is_dir():
             entry["data_dir"].fail(f"must be a folder, there is none at {str(folder)!r}")
         return replace(task, data_dir=str(folder))
-    if root is None or task.task.train is not None:
+    from_hub = not isinstance(entry.value, str) and "hub_repository" in entry
+    if root is None or task.task.train is not None or from_hub:
         return task
     if not (root / task.task.name).is_dir():
         entry.fail(f"must have its data in `data_dir`, there is no folder {str(root / task.task.name)!r}")
@@ -237,7 +264,11 @@ def check_option(name: str, value: Any) -> None:
     ValueError
         Saying why.
     """
-    if name in ("n_train", "n_validation"):
+    if name in _SELECTING and value:
+        raise ValueError("must be left out: it chooses among weights by the validation rows that are reported")
+    if name == "quantization":
+        check_choice(name, value, QUANTIZATIONS)
+    elif name in ("n_train", "n_validation"):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"must be an integer of at least 1, got {value!r}")
     elif name in _DEFAULTS:

@@ -15,14 +15,15 @@ from gelora.finetuning.runner import finetune
 from gelora.plan import RankPlan
 from gelora.study.planning import Planner
 from gelora.study.processes import Processes
-from gelora.study.searching import Trial, choose, hold_out, propose
-from gelora.study.specification import Study
+from gelora.study.rows import drawn, hold_out, load_rows, task_of
+from gelora.study.searching import Trial, choose, propose
+from gelora.study.specification import Study, for_method
 from gelora.study.units import (
     FAILED,
     FINISHED,
     MISSING,
     Unit,
-    clear_failed,
+    begin,
     clear_leftovers,
     list_units,
     read_outcome,
@@ -90,7 +91,7 @@ def _take(study: Study, unit: Unit, planner: Planner, processes: Processes, retr
         status = read_outcome(study, unit).status
         if status == FINISHED or (status == FAILED and not retry):
             return "ended"
-        clear_failed(study, unit)
+        begin(study, unit)
         return "make"
 
     try:
@@ -117,10 +118,15 @@ def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> N
     try:
         _train(study, unit, planner, processes, facts)
         status = FINISHED
-    except Exception as error:  # noqa: BLE001 (whatever goes wrong in one training: the others go on)
+    except Exception as error:
         _log.warning("%s failed: %s: %s", unit.name, type(error).__name__, error)
         status = FAILED
-        facts |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        text = processes.first_error(unit.name, f"{type(error).__name__}: {error}")
+        facts |= {"error": text, "traceback": traceback.format_exc()}
+        if not processes.all_failed(unit.name):
+            # The others wait for this process inside the training and always would: end the job, which can go on later.
+            write_outcome(study, unit, FAILED, facts)
+            raise
     if processes.first:
         write_outcome(study, unit, status, facts)
         if status == FINISHED:
@@ -133,6 +139,8 @@ def _train(study: Study, unit: Unit, planner: Planner, processes: Processes, fac
     search = study.search_for(unit.method)
     options = study.options(unit.task, unit.method)
     task, data_dir = unit.task.task, unit.task.data_dir
+    if any(drawn(study, unit.task).values()):
+        task, data_dir = task_of(load_rows(study, unit.task)), None
     facts["chosen"] = {}
     if search is not None:
         done = processes.agree(lambda: finished_trials(study, unit))
@@ -142,7 +150,7 @@ def _train(study: Study, unit: Unit, planner: Planner, processes: Processes, fac
         else:
             number, before = unit.trial, [trial for trial in done if trial[0] < unit.trial]
             facts["chosen"] = processes.agree(lambda: propose(search, number, before, better))
-            options |= dict(search.training)
+            options |= for_method(search.training, unit.method)
             task, data_dir = hold_out(study, unit.task, search), None
     options |= facts["chosen"]
     facts["options"] = options

@@ -3,12 +3,10 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from gelora.finetuning.tasks import Task, load_task
 from gelora.provenance import generator
-from gelora.study.specification import Range, Search, Study, StudyTask
+from gelora.study.specification import Range, Search
 
 # A trial's number, what it tried, and its score; NaN where it failed or has none.
 Trial = tuple[int, Mapping[str, float], float]
@@ -49,29 +47,6 @@ def choose(done: Sequence[Trial], greater_is_better: bool = True) -> dict[str, f
         raise ValueError(f"none of the {len(done)} trials of the search has a score: their outcome.json says why")
     sign = 1 if greater_is_better else -1
     return dict(max(scored, key=lambda trial: (sign * trial[2], -trial[0]))[1])
-
-
-def hold_out(study: Study, task: StudyTask, search: Search) -> Task:
-    """Return the task with a part of its train rows in the place of its validation rows, which stay unseen.
-
-    The part is drawn by the seed alone: every method is scored on the same rows.
-
-    Raises
-    ------
-    ValueError
-        If there are too few rows for both parts.
-    """
-    n_train = {**study.training, **task.training}.get("n_train")
-    data = load_task(task.task, task.data_dir, n_train=n_train, seed=search.seed)
-    n_held = round(search.holdout * len(data.train))
-    if not 0 < n_held < len(data.train):
-        raise ValueError(
-            f"`search.holdout` of {search.holdout:g} leaves no rows to train or to score on, of {len(data.train)} "
-            "train rows: give another share, or more rows"
-        )
-    order = generator(search.seed, "holdout", task.task.name).permutation(len(data.train))
-    held, kept = sorted(order[:n_held].tolist()), sorted(order[n_held:].tolist())
-    return replace(data.task, train=data.train.select(kept), validation=data.train.select(held))
 
 
 def _ask_optuna(search: Search, number: int, done: Sequence[Trial], greater_is_better: bool) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 from gelora.finetuning.glue import TASKS
 from gelora.finetuning.tables import SPLITS
 from gelora.finetuning.tasks import Task
+from gelora.study.marks import mark_of
 from gelora.study.methods import Method
 
 ENGINES = ("grid", "optuna")
@@ -33,14 +34,15 @@ class StudyTask:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """Return what tells this task from others, as JSON takes it."""
+        """Return what tells this task from others, as JSON takes it: its data by what they are, not where they lie."""
         task = self.task
         known: dict[str, Any] = {"name": task.name, "text": task.text, "image": task.image, "problem": task.problem}
         usual = TASKS.get(task.name) or Task(**known)
         given = {one.name: getattr(task, one.name) for one in fields(task) if one.name not in SPLITS}
         own = known | {name: _plain(value) for name, value in given.items() if value != getattr(usual, name)}
         data = {split: _described(getattr(task, split)) for split in SPLITS if getattr(task, split) is not None}
-        return own | data | {"data_dir": self.data_dir, "training": dict(self.training)}
+        place = None if self.data_dir is None else mark_of(self.data_dir)
+        return own | data | {"data": place, "training": dict(self.training)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,18 +142,18 @@ class Study:
 
     def options(self, task: StudyTask, method: Method) -> dict[str, Any]:
         """Return the options of a run: the study's, overruled by the task's, overruled by the method's."""
-        found: dict[str, Any] = {}
-        for name, value in (dict(self.training) | dict(task.training) | dict(method.training)).items():
-            if isinstance(value, Mapping) and name in BY_METHOD:
-                if method.name in value or "default" in value:
-                    found[name] = value.get(method.name, value.get("default"))
-            else:
-                found[name] = value
-        return found
+        given = dict(self.training) | dict(task.training) | dict(method.training)
+        return {
+            name: value for name, value in for_method(given, method).items() if name not in ("n_train", "n_validation")
+        }
 
     def search_for(self, method: Method) -> Search | None:
         """Return how the options of a method are chosen."""
         return None if self.search is None else self.search.for_method(method)
+
+    def identify(self) -> dict[str, Any]:
+        """Return what tells the model from others: a folder by its configuration and weights, not by where it lies."""
+        return {"model": mark_of(self.model), "revision": self.revision}
 
     def describe(self) -> dict[str, Any]:
         """Return the study as JSON takes it, for the results."""
@@ -160,6 +162,17 @@ class Study:
         own["methods"] = [asdict(method) for method in self.methods]
         own["search"] = None if self.search is None else asdict(self.search)
         return plain | own
+
+
+def for_method(options: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """Return options as they are for a method, where some stand by method."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if not (isinstance(value, Mapping) and name in BY_METHOD):
+            found[name] = value
+        elif method.name in value or "default" in value:
+            found[name] = value.get(method.name, value.get("default"))
+    return found
 
 
 # Options of a run that a study may give by method.
@@ -207,5 +220,5 @@ def _plain(value: Any) -> Any:
 
 
 def _described(data: Any) -> str:
-    """Return a path as it is, and of data in memory what they are: they have no name."""
-    return str(data) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data)} rows"
+    """Return the mark of a file, and of data in memory what they are: they have no name."""
+    return mark_of(str(data)) if isinstance(data, str | Path) else f"{type(data).__name__} of {len(data)} rows"

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
-from gelora.scores import AVERAGE, check_comparison, compare_scores, summarise_scores, total_seconds
+from gelora.scores import (
+    AVERAGE,
+    better_when_greater,
+    check_comparison,
+    compare_scores,
+    summarise_scores,
+    total_seconds,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,15 +32,24 @@ class Cell:
     mean, error : float
         Times 100 where scores are fractions.
     best : bool
-        Whether no method of the task has a better mean.
+        Whether no method of the task has a better mean, of those of which all runs ended.
     differs : bool
         Whether it differs from the reference by more than its noise.
+    n_seeds : int
+        How many runs it is the mean of.
+    all_seeds : bool
+        Whether that is all of them.
+    decimals : int
+        To print it with: losses are small numbers.
     """
 
     mean: float
     error: float
     best: bool
     differs: bool
+    n_seeds: int
+    all_seeds: bool
+    decimals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +152,11 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
     """Return the columns of scores, the average last where there are several tasks, and a row for each method."""
     check_comparison(comparison)
     summary, tests = summarise_scores(comparison), compare_scores(comparison)
-    greater = _greater(comparison)
-    best = summary["mean"].max("method").where(greater, summary["mean"].min("method"))
+    greater = better_when_greater(comparison)
+    complete = summary["mean"].where(summary["n"] == comparison.sizes["seed"])
+    best = complete.max("method").where(greater, complete.min("method"))
     tasks = [str(task) for task in summary["task"].values]
-    if len(tasks) == 2:
+    if len(tasks) == 2 or bool(summary["mean"].sel(task=AVERAGE).isnull().all()):
         tasks = [task for task in tasks if task != AVERAGE]
     parameters = comparison["trainable_parameters"].mean(("task", "seed"))
     seconds = total_seconds(comparison).mean(("task", "seed"))
@@ -155,8 +172,11 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
                 Cell(
                     scale * mean,
                     scale * float(one["standard_error"]),
-                    best=mean == float(best[place]),
+                    best=bool(complete.sel(here) == best[place]),
                     differs=float(test["p_value"]) < SIGNIFICANT,
+                    n_seeds=int(one["n"]),
+                    all_seeds=int(one["n"]) == comparison.sizes["seed"],
+                    decimals=1 if bool(greater[place]) else 4,
                 )
             )
         own = {"method": method}
@@ -164,22 +184,14 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
     return tasks, rows
 
 
-def _greater(comparison: xr.Dataset) -> xr.DataArray:
-    """Say of each task, the average last, whether greater scores are better."""
-    import json
-
-    known = json.loads(str(comparison.attrs.get("greater_is_better", "{}")))
-    by_task = [bool(known.get(str(task), True)) for task in comparison["task"].values]
-    return xr.DataArray([*by_task, all(by_task)], dims="task")
-
-
 def _cell(cell: Cell, bold: Callable[[str], str], plus_minus: str, star: str) -> str:
     if math.isnan(cell.mean):
         return "–"
-    text = f"{cell.mean:.1f}"
+    text = f"{cell.mean:.{cell.decimals}f}"
     text = bold(text) if cell.best else text
-    error = "" if math.isnan(cell.error) else f" {plus_minus} {cell.error:.1f}"
-    return f"{text}{error}{star if cell.differs else ''}"
+    error = "" if math.isnan(cell.error) else f" {plus_minus} {cell.error:.{cell.decimals}f}"
+    short = "" if cell.all_seeds else f" (n={cell.n_seeds})"
+    return f"{text}{error}{star if cell.differs else ''}{short}"
 
 
 def _count(parameters: float) -> str:
@@ -195,9 +207,11 @@ def _legend(comparison: xr.Dataset) -> str:
     reference = str(comparison.attrs.get("reference", ""))
     error = f"mean ± standard error over {seeds} seeds" if seeds > 1 else "one seed"
     star = f"; * differs from {reference} (paired t test over the seeds, p < {SIGNIFICANT:g}, not adjusted)"
+    failed = not bool(comparison["score"].notnull().all())
+    missing = " Where runs failed, (n=…) tells how many are left; none of those is marked as best." if failed else ""
     return (
-        f"Scores times 100, losses as they are: {error}; **best** of each task{star if seeds > 1 else ''}. Parameters "
-        "without the head and seconds of estimation and training: means over tasks and seeds."
+        f"Scores times 100, losses as they are: {error}; **best** of each task{star if seeds > 1 else ''}.{missing} "
+        "Parameters without the head and seconds of estimation and training: means over the tasks and seeds that ended."
     )
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gelora.files import atomic_path, make_folder, to_json
-from gelora.finetuning.checkpoints import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PREDICTIONS_FILE, RECORD_FILE
+from gelora.finetuning.checkpoints import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PREDICTIONS_FILE
 from gelora.provenance import timestamp
 from gelora.study.methods import Method
+from gelora.study.rows import drawn
 from gelora.study.specification import Study, StudyTask, own_fields
 
 OUTCOME_FILE = "outcome.json"
-FINISHED, FAILED, MISSING = "finished", "failed", "missing"
+FINISHED, FAILED, MISSING, BEGUN = "finished", "failed", "missing", "begun"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def specify(study: Study, unit: Unit) -> dict[str, Any]:
     method = {key: value for key, value in own_fields(unit.method).items() if key != "search"}
     search = study.search_for(unit.method)
     found = {
-        "model": study.model,
-        "revision": study.revision,
+        **study.identify(),
         "task": unit.task.describe(),
+        "rows": drawn(study, unit.task),
         "method": method,
-        "options": study.options(unit.task, unit.method),
+        "options": {k: v for k, v in study.options(unit.task, unit.method).items() if k not in _WHERE},
         "estimator": study.estimator,
         "estimation": dict(study.estimation),
         "ranks": dict(study.ranks),
@@ -77,6 +78,10 @@ def specify(study: Study, unit: Unit) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(to_json(found))
     return plain
+
+
+# Options that say where and how often, not what is made.
+_WHERE = ("device", "save_steps", "eval_batch_size")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ def read_outcome(study: Study, unit: Unit) -> Outcome:
         raise ValueError(
             f"{str(file)!r} is damaged ({error}): remove its folder, and the training is made again"
         ) from error
+    if found.status == BEGUN:
+        return Outcome(MISSING, wanted, {})
     if found.specification == wanted:
         return found
     if found.status == FAILED:
@@ -132,9 +139,9 @@ def read_outcome(study: Study, unit: Unit) -> Outcome:
 
 
 def write_outcome(study: Study, unit: Unit, status: str, facts: Mapping[str, Any]) -> None:
-    """Write down how a training ended, whole or not at all."""
+    """Write down how a training ended, or that it was begun, whole or not at all."""
     folder = make_folder(unit.folder(study))
-    stored = {"status": status, "specification": specify(study, unit), "facts": {**facts, "ended": timestamp()}}
+    stored = {"status": status, "specification": specify(study, unit), "facts": {**facts, "written": timestamp()}}
     with atomic_path(folder / OUTCOME_FILE) as temporary:
         temporary.write_text(to_json(stored, indent=1) + "\n", encoding="utf-8")
 
@@ -149,8 +156,17 @@ def clear_leftovers(study: Study, unit: Unit) -> None:
         (folder / PREDICTIONS_FILE).unlink(missing_ok=True)
 
 
-def clear_failed(study: Study, unit: Unit) -> None:
-    """Remove what a failed training left, so that it starts afresh."""
+def begin(study: Study, unit: Unit) -> None:
+    """Make the folder ready: one that was cut off goes on, any other starts afresh; and note that it was begun."""
     folder = unit.folder(study)
-    if folder.exists() and not (folder / RECORD_FILE).exists():
+    if not _was_cut_off(study, unit) and folder.exists():
         shutil.rmtree(folder)
+    write_outcome(study, unit, BEGUN, {})
+
+
+def _was_cut_off(study: Study, unit: Unit) -> bool:
+    try:
+        stored = json.loads((unit.folder(study) / OUTCOME_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(stored["status"] == BEGUN and stored["specification"] == specify(study, unit))

@@ -16,14 +16,17 @@ import xarray as xr
 
 import gelora
 from gelora.cli import app
+from gelora.finetuning import runner
 from gelora.finetuning.loading import load_adapter
 from gelora.finetuning.record import open_record
 from gelora.plots_comparison import COSTS
 from gelora.scores import open_comparison
 from gelora.study import comparing, list_runs, read_study, running
-from gelora.study.searching import choose, hold_out, propose
+from gelora.study.rows import hold_out
+from gelora.study.searching import choose, propose
 from gelora.study.specification import Range, Search
 from gelora.study.units import list_units, read_outcome
+from runs import interrupted_at
 from two_processes import run_in_two_processes
 
 Small = Callable[..., dict[str, Any]]
@@ -35,7 +38,9 @@ def compare(study: Any, **options: Any) -> xr.Dataset:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("outcome.json")}
+    """Return when each training ended, of those that have."""
+    ended = [file for file in folder.rglob("outcome.json") if '"status": "begun"' not in file.read_text()]
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in ended}
 
 
 def test_a_study_becomes_a_dataset_with_its_files(small: Small, tmp_path: Path) -> None:
@@ -148,6 +153,32 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_nothing(small: Small, tmp_p
     found = compare(study)
     assert (found["status"] == "finished").all()
     xr.testing.assert_equal(found.drop_vars(TIMED), whole.drop_vars(TIMED))
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = {"max_steps": 6, "batch_size": 8, "learning_rate": 5e-3, "save_steps": 2}
+    study = small(methods=["lora"], seeds=[0], training=training)
+    with interrupted_at(5):
+        compare(study)
+    began: list[Any] = []
+    original = runner.last_checkpoint
+
+    def seen(folder: Path) -> Any:
+        began.append(original(folder))
+        return began[-1]
+
+    monkeypatch.setattr(runner, "last_checkpoint", seen)
+    found = compare(study)
+    assert [checkpoint.name for checkpoint in began] == ["checkpoint-4"]
+    assert (found["status"] == "finished").all()
+    with interrupted_at(3):
+        compare(study | {"seeds": [0, 1]})
+    other = study | {"seeds": [0, 1], "training": training | {"learning_rate": 1e-3}}
+    with pytest.raises(ValueError, match="was made with other settings"):
+        compare(other)
+    began.clear()
+    compare(other | {"seeds": [1]})  # what was cut off with other settings starts afresh
+    assert began == [None]
 
 
 def test_calls_at_once_share_the_runs(small: Small, tmp_path: Path) -> None:
@@ -274,6 +305,11 @@ def test_the_command_line_compares_and_lists(small: Small, tmp_path: Path) -> No
     made = CliRunner().invoke(app, ["compare", str(file), "--output", str(tmp_path / "elsewhere"), "--no-progress"])
     assert made.exit_code == 0, made.output
     assert "1 finished" in made.output
+    broken = small(seeds=[0], methods=[{"name": "nowhere", "adapter": "lora", "rank": 2, "targets": "no_such"}])
+    file.write_text(yaml.safe_dump(broken), encoding="utf-8")
+    failed = CliRunner().invoke(app, ["compare", str(file), "--no-progress"])
+    assert failed.exit_code == 1
+    assert "gelora: failed: words/nowhere/seed-0: UnknownArchitectureError" in failed.output
     assert (tmp_path / "elsewhere" / "comparison.nc").exists()
 
 
@@ -337,6 +373,97 @@ def test_an_odd_batch_cannot_be_shared_by_two_processes(monkeypatch: pytest.Monk
     assert count_processes(8) == 2
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 2 processes"):
         count_processes(7)
+
+
+def test_every_seed_and_method_has_the_same_rows(small: Small) -> None:
+    study = small()
+    study["tasks"][0] |= {"n_train": 50, "n_validation": 20}
+    found = compare(study)
+    prints = json.loads(found.attrs["data_fingerprints"])
+    assert [len(one) for one in prints.values()] == [1]
+    assert (found["status"] == "finished").all()
+
+
+def test_images_of_any_column_names_are_searched_and_compared(tmp_path: Path) -> None:
+    import transformers
+    from PIL import Image
+
+    from gelora.finetuning.tasks import Task
+    from gelora.study.methods import make_method
+    from gelora.study.specification import Study, StudyTask
+    from tiny_models import tiny_model
+
+    draw = np.random.default_rng(0)
+
+    def rows(n: int) -> list[dict[str, Any]]:
+        pixels = [(draw.integers(0, 100, (8, 8)) + 150 * (row % 2)).astype(np.uint8) for row in range(n)]
+        return [{"pix": Image.fromarray(one), "cls": ("dark", "light")[row % 2]} for row, one in enumerate(pixels)]
+
+    tiny_model("vit").save_pretrained(tmp_path / "vit")
+    size = {"height": 8, "width": 8}
+    transformers.ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path / "vit")
+    task = Task(name="shades", image="pix", label="cls", train=rows(40), validation=rows(10))
+    study = Study(
+        model=str(tmp_path / "vit"),
+        tasks=(StudyTask(task=task),),
+        methods=(make_method("lora", {}),),
+        seeds=(0,),
+        output=tmp_path / "out",
+        training={"max_steps": 2, "batch_size": 8},
+        search=Search(space={"learning_rate": (1e-3, 1e-2)}, n_trials=2, holdout=0.3),
+        reference="lora",
+    )
+    found = compare(study)
+    assert found["status"].item() == "finished", found["error"].item()
+    assert found["trial_score"].notnull().all()
+
+
+def test_losses_are_compared_by_the_smallest(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:
+    rows = [{"prompt": "the film was", "response": ("good", "bad")[row % 2]} for row in range(24)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    study = {
+        "model": str(folder_of("llama")),
+        "tasks": [{"name": "instructions", "data_dir": str(tmp_path)}],
+        "methods": ["lora-r8"],
+        "training": {"max_steps": 6, "batch_size": 8},
+        "search": {"space": {"learning_rate": [1e-6, 1e-2]}, "holdout": 0.3},
+        "output": str(tmp_path / "out"),
+    }
+    found = compare(study)
+    assert found["status"].item() == "finished", found["error"].item()
+    best = int(np.argmin(found["trial_score"].values.ravel()))
+    assert json.loads(str(found["options"].item()))["learning_rate"] == (1e-6, 1e-2)[best]
+    assert json.loads(found.attrs["greater_is_better"]) == {"instructions": False}
+
+
+FAULTY = """
+import os, sys, json
+from unittest import mock
+import gelora
+from gelora.finetuning.training import RecordingTrainer
+from gelora.study import processes
+step = RecordingTrainer.training_step
+def fail(self, *args, **kwargs):
+    if os.environ["RANK"] == "1" and self.state.global_step == 1:
+        raise MemoryError("this process alone")
+    return step(self, *args, **kwargs)
+processes.Processes.all_failed.__defaults__ = (2.0,)
+with mock.patch.object(RecordingTrainer, "training_step", fail):
+    try:
+        gelora.compare(json.loads(open(sys.argv[1], encoding="utf-8").read()), progress=False)
+    except BaseException:
+        os._exit(0 if os.environ["RANK"] == "1" else 0)
+"""
+
+
+def test_an_error_in_one_process_ends_the_job_and_is_recorded(small: Small, tmp_path: Path) -> None:
+    study = small(methods=["lora"], seeds=[0])
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    run_in_two_processes(FAULTY, tmp_path, str(tmp_path / "study.json"), timeout=100)
+    outcome = json.loads((tmp_path / "out/runs/words/lora/seed-0/outcome.json").read_text())
+    assert outcome["status"] == "failed"
+    assert "this process alone" in outcome["facts"]["error"]
 
 
 def test_the_report_is_written_even_where_everything_failed(small: Small, tmp_path: Path) -> None:

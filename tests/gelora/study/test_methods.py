@@ -1,5 +1,6 @@
 """Methods: what a name stands for, and that all have the same budget."""
 
+import json
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ def test_every_name_stands_for_an_adapter_and_a_policy_that_are_there(name: str)
 
 def test_a_rank_in_the_name_takes_the_place_of_the_budget() -> None:
     method = make_method("adalora-r8", {})
-    assert (method.adapter, method.rank, method.budget, method.share) == ("adalora", 8, None, 1.0)
+    assert (method.adapter, method.rank, method.budget) == ("adalora", 8, None)
     for name in ("gelora-r8", "full-r8", "random-r8", "lora-r0"):
         with pytest.raises(ValueError, match="must be one of"):
             make_method(name, {})
@@ -62,8 +63,56 @@ def test_all_have_the_budget_of_the_geometric_plan_to_less_than_a_rank_of_a_bloc
     unit = 4 * (32 + 32)  # one rank of query, key, value and output of a block
     for name, plan in plans.items():
         assert plan is not None
-        share = 1.5 if name == "adalora" else 1.0
-        assert 0 <= share * geometric.n_parameters - plan.n_parameters < unit, name
+        trained = plan.n_parameters * (2 / 3 if name == "adalora" else 1)
+        trained += 2 * 4 * 32 if name == "dora" else 0  # a magnitude for each output
+        assert 0 <= round(geometric.n_parameters - trained) < unit, name
+
+
+def test_adalora_is_planned_for_what_is_left_of_it() -> None:
+    for given, kept in (({}, 2 / 3), ({"adapter": "adalora(target=0.3)"}, 0.3), ({"policy": "shuffled"}, 2 / 3)):
+        method = make_method("adalora", given)
+        assert (method.kept, method.budget) == (kept, "geometric")
+    assert make_method("lora", {}).kept == 1.0
+
+
+def test_another_adapter_leaves_the_policy_of_a_name() -> None:
+    assert make_method("gelora", {"adapter": "rslora"}).policy == "geometric"
+    assert make_method("random", {"adapter": "dora"}).policy == "random"
+    assert make_method("lora-r8", {"adapter": "dora"}).rank == 8
+    assert make_method("lora-r8", {"adapter": "lora", "rank": 8}) == make_method("lora-r8", {})
+    with pytest.raises(ValueError, match="must go without a policy"):
+        make_method("gelora", {"adapter": "full"})
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_and_a_decoder_are_adapted_alike_by_all_methods_of_one_budget(
+    name: str, small: Any, tmp_path: Any
+) -> None:
+    from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
+
+    folder = tmp_path / name
+    tiny_model(name).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    for split, n in (("train", 120), ("validation", 20)):
+        rows = [{"sentence": text, "label": row % 2} for row, text in enumerate(tiny_texts(n, seed=n))]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes: dict[str, Any] = small()
+    changes["tasks"][0]["data_dir"] = str(tmp_path)
+    study = read_study(
+        changes
+        | {
+            "model": str(folder),
+            "methods": ["gelora", "lora", "random", "reversed"],
+            "ranks": {"offset": 2},
+            "estimation": {"estimator": "mle"},
+        }
+    )
+    planner, task = Planner(study), study.tasks[0]
+    plans = [planner.plan(task, method, 0) for method in study.methods]
+    adapted = [{(module.stack, module.block) for module in plan.modules} for plan in plans if plan is not None]
+    assert adapted == [adapted[0]] * 4
+    costs = [plan.n_parameters for plan in plans if plan is not None]
+    assert max(costs) - min(costs) < 4 * 64
 
 
 def test_plans_are_made_once_and_controls_differ_by_seed(small: Any) -> None:

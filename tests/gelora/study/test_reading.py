@@ -172,3 +172,27 @@ def test_a_users_own_task_is_described_in_the_study(tmp_path: Path) -> None:
     assert study.tasks[0].task.text == ("text",)
     assert study.tasks[0].task.metrics == ("accuracy",)
     assert study.tasks[0].task.train == "a.parquet"
+
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+def test_the_study_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = CHECKOUT / "docs" / "comparing.md"
+    if not page.exists():
+        pytest.skip("the documentation is not here")
+    blocks = [part.split("```")[0] for part in page.read_text(encoding="utf-8").split("```yaml\n")[1:]]
+    (tmp_path / "glue" / "cola").mkdir(parents=True)
+    study = read_study(write(tmp_path, "\n".join(blocks)))
+    assert [task.task.name for task in study.tasks] == ["cola", "mine"]
+    assert len(study.methods) == 10
+    assert study.search is not None
+    assert study.search.n_trials == 3
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "squad.yaml"])
+def test_the_measured_studies_are_readable(name: str) -> None:
+    file = CHECKOUT / "docs" / "benchmarks" / "comparison" / name
+    if not file.exists():
+        pytest.skip("the benchmarks are not here")
+    assert read_study(file).tasks
