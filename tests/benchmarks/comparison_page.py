@@ -47,9 +47,9 @@ def head(comparison: xr.Dataset) -> str:
         [
             "# Comparison of methods",
             f"all-MiniLM-L6-v2 (6 blocks of width 384), {len(study['tasks'])} GLUE tasks, {len(study['methods'])} methods, "
-            f"{len(study['seeds'])} seeds; {training['max_steps']} steps of {training['batch_size']} rows of at most "
+            f"{len(study['seeds'])} seeds; {_steps(study)} steps of {training['batch_size']} rows of at most "
             f"{training['max_length']} tokens, scored on the complete validation sets. Train rows are drawn from the complete "
-            "train sets, of SST-2 from 10,000 rows of its 67,349, which the seed draws. The learning rate of each method and "
+            "train sets, of SST-2 from 10,000 of its 67,349 rows. The learning rate of each method and "
             f"task is the best of three on {search['holdout']:.0%} of the train rows, held out, after {search['training']['max_steps']} "
             "steps on the others. LoRA-like methods have as many parameters as the geometric plan of the task (TwoNN, rounded "
             "up), but for `lora-r8`, and SoRA and GeoLoRA, which start from rank 8.",
@@ -60,6 +60,10 @@ def head(comparison: xr.Dataset) -> str:
             f"beside it: times are indicative. {wanted}; {comparison.attrs['created'][:10]}.",
         ]
     )
+
+
+def _steps(study: dict[str, Any]) -> str:
+    return ", ".join(f"{task['training']['max_steps']} ({task['name']})" for task in study["tasks"])
 
 
 def evidence(comparison: xr.Dataset) -> str:

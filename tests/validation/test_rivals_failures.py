@@ -173,7 +173,7 @@ def test_tensor_cores_of_low_precision_do_not_move_the_estimate_on_a_gpu(name):
 # reads 4.93, its GRIDE 4.92 and its MLE 4.82.
 THEIRS = {
     ("TwoNN", "one row in ten copied"): (0.0, 4.2),  # 3.92
-    ("TwoNN", "offset in float32 and copies"): (0.0, 1.0),  # 0.57
+    ("TwoNN", "offset in float32 and copies"): (0.0, 4.2),  # 0.57 or 3.61: the processor's rounding decides
     ("GRIDE", "one row in ten copied"): (0.0, 1.0),  # 0.52
     ("MLE", "one row in ten copied"): (-1e-9, 0.1),  # 0.0
 }
