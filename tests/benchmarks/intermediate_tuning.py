@@ -55,9 +55,8 @@ def main() -> None:
         texts = list(zip(rows["sentence1"], rows["sentence2"], strict=True))
         for when, model in (("before", demo_model()), ("after", tuned)):
             profile = estimate(model, texts, tokenizer=tokenizer, **options)
-            save_profile(
-                profile.assign_attrs(model=f"all-MiniLM-L6-v2, {when} tuning on MRPC"), folder / f"{task}-{when}.nc"
-            )
+            named = {"model": f"all-MiniLM-L6-v2, {when} tuning on MRPC", "tokenizer": "all-MiniLM-L6-v2"}
+            save_profile(profile.assign_attrs(named), folder / f"{task}-{when}.nc")
     facts = {
         "tuning": TUNING | {"task": "mrpc", "steps": arguments.steps, "score": float(record["score"])},
         "validation": dict(
