@@ -63,7 +63,9 @@ def head(comparison: xr.Dataset) -> str:
 
 
 def _steps(study: dict[str, Any]) -> str:
-    return ", ".join(f"{task['training']['max_steps']} ({task['name']})" for task in study["tasks"])
+    return ", ".join(
+        f"{({**study['training'], **task['training']})['max_steps']} ({task['name']})" for task in study["tasks"]
+    )
 
 
 def evidence(comparison: xr.Dataset) -> str:
@@ -102,7 +104,7 @@ def _verdict(comparison: xr.Dataset, names: list[str]) -> str:
         ]
         adjusted = [str(t) for t in comparison["task"].values if float(tests["q_value"].sel(task=t)) < SIGNIFICANT]
         mean = tests.sel(task=AVERAGE)
-        text = f"Against {rival} ranks at the same budget the geometric ones are ahead by {100 * float(mean['difference']):+.2f} ± {100 * float(mean['standard_error']):.2f} points on average (p = {float(mean['p_value']):.2f}); "
+        text = f"Against {rival} ranks at the same budget the geometric ones differ by {100 * float(mean['difference']):+.2f} ± {100 * float(mean['standard_error']):.2f} points on average (p = {float(mean['p_value']):.2f}); "
         text += (
             f"beyond the noise of the seeds on {', '.join(beyond)}"
             if beyond
@@ -272,7 +274,8 @@ def main() -> None:
         parts = [head(comparison), "## Scores", to_markdown(comparison).strip(), evidence(comparison)]
         parts += [costs(comparison), whole_run(comparison)]
     parts.append(published())
-    parts.append(squad(open_comparison(arguments.folder / "squad.nc")))
+    if (arguments.folder / "squad.nc").exists():
+        parts.append(squad(open_comparison(arguments.folder / "squad.nc")))
     parts.append(intermediate(arguments.intermediate))
     with atomic_path(arguments.output) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
