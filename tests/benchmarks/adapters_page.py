@@ -166,7 +166,7 @@ def main() -> None:
     head = (
         "# Adapters, measured\n\nWritten by `make bench-adapters DATA=FOLDER`, with a folder of GLUE files. What each "
         "adapter is: [Adapters](../adapters.md). Other work ran on the second core: times are indicative, ratios are of runs "
-        "that took turns."
+        "that took turns. GeoLoRA's room for directions on trial was widened since: its rows are from before."
     )
     with atomic_path(folder / "adapters.md") as temporary:
         temporary.write_text("\n\n".join([head, *parts]) + "\n", encoding="utf-8")
