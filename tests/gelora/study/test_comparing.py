@@ -375,6 +375,20 @@ def test_an_odd_batch_cannot_be_shared_by_two_processes(monkeypatch: pytest.Monk
         count_processes(7)
 
 
+def test_a_study_is_known_again_from_another_folder(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small(seeds=[0])
+    compare(study)
+    before = stamps(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    moved = study | {"output": "out"}
+    moved["tasks"] = [moved["tasks"][0] | {"data_dir": os.path.relpath(moved["tasks"][0]["data_dir"])}]
+    assert (compare(moved)["status"] == "finished").all()
+    assert stamps(tmp_path / "out") == before
+    assert len(list((tmp_path / "out" / "profiles").glob("*.nc"))) == 1
+
+
 def test_every_seed_and_method_has_the_same_rows(small: Small) -> None:
     study = small()
     study["tasks"][0] |= {"n_train": 50, "n_validation": 20}
