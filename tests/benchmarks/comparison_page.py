@@ -268,7 +268,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/comparison.md"))
     arguments = parser.parse_args()
     measured = arguments.folder / "comparison.nc"
-    parts: list[Any] = ["# Comparison of methods", "The comparison on GLUE tasks has not been measured yet."]
+    parts: list[Any] = [
+        "# Comparison of methods",
+        "The comparison on GLUE tasks is not finished. The trainings made so far are in `comparison/records.tar.xz`: unpacked into its output folder, `gelora compare` goes on from them.",
+    ]
     if measured.exists():
         comparison = open_comparison(measured)
         parts = [head(comparison), "## Scores", to_markdown(comparison).strip(), evidence(comparison)]

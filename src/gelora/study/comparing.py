@@ -107,15 +107,13 @@ def list_runs(study: "str | Path | Mapping[str, Any] | Study", **overrides: Any)
     """
     found = read_study(study, **overrides)
     planner = Planner(found, write=False)
-    rows = []
     with quiet_libraries():
-        counted: dict[tuple[str, str], tuple[int | None, int]] = {}
-        for unit in list_units(found):
-            key = (unit.task.task.name, unit.method.name)
-            if key not in counted:
-                counted[key] = count_parameters(found, planner, unit.task, unit.method)
-            adapter, head = counted[key]
-            rows.append((*key, unit.seed, unit.trial, read_outcome(found, unit).status, adapter, head))
+        counted = {task.task.name: count_parameters(found, planner, task) for task in found.tasks}
+    rows = []
+    for unit in list_units(found):
+        task, method = unit.task.task.name, unit.method.name
+        status = read_outcome(found, unit).status
+        rows.append((task, method, unit.seed, unit.trial, status, *counted[task][method]))
     table = pd.DataFrame(rows, columns=["task", "method", "seed", "trial", "status", "adapter", "head"])
     return table.astype({"trial": "Int64", "adapter": "Int64"})
 

@@ -1,8 +1,10 @@
-"""How many parameters a method trains on a task, before anything is trained."""
+"""How many parameters the methods train on a task, before anything is trained."""
+
+import copy
 
 from gelora.finetuning.adaptation import Setting, count_head
 from gelora.finetuning.adapters import make_adapter
-from gelora.finetuning.classifiers import load_classifier
+from gelora.finetuning.classifiers import Classifier, load_classifier
 from gelora.quiet import own_generators
 from gelora.study.methods import Method
 from gelora.study.planning import Planner
@@ -10,12 +12,11 @@ from gelora.study.rows import load_rows
 from gelora.study.specification import Study, StudyTask
 
 
-def count_parameters(study: Study, planner: Planner, task: StudyTask, method: Method) -> tuple[int | None, int]:
-    """Return the parameters of the adapter and of the head.
+def count_parameters(study: Study, planner: Planner, task: StudyTask) -> dict[str, tuple[int | None, int]]:
+    """Return the parameters of the adapter and of the head by method.
 
-    The adapter's are None where they follow from a profile, or from gradients, that are not there yet.
+    An adapter's are None where they follow from a profile, or from gradients, that are not there yet.
     """
-    adapter = make_adapter(method.adapter)
     with own_generators(0):
         classifier = load_classifier(
             study.model,
@@ -23,8 +24,20 @@ def count_parameters(study: Study, planner: Planner, task: StudyTask, method: Me
             revision=study.revision,
             trust_remote_code=study.trust_remote_code,
         )
-        head = count_head(classifier)
-        if method.policy:
-            return planner.known_cost(task, method, study.seeds[0]), head
-        setting = Setting(classifier=classifier, plan=None, dropout=0.0, seed=0, batches=lambda: iter(()))
-        return adapter(setting).count(), head
+    head = count_head(classifier)
+    return {
+        method.name: (
+            planner.known_cost(task, method, study.seeds[0])
+            if method.policy
+            else _count_without_ranks(classifier, method),
+            head,
+        )
+        for method in study.methods
+    }
+
+
+def _count_without_ranks(classifier: Classifier, method: Method) -> int:
+    """Adapt a copy of the model, and count."""
+    own = copy.deepcopy(classifier)
+    setting = Setting(classifier=own, plan=None, dropout=0.0, seed=0, batches=lambda: iter(()))
+    return make_adapter(method.adapter)(setting).count()

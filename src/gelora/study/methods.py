@@ -7,7 +7,7 @@ from typing import Any
 
 from gelora.finetuning.adapters import make_adapter
 from gelora.messages import nearest
-from gelora.policies import POLICIES, RECOMMENDED_ESTIMATOR, TAKES
+from gelora.policies import POLICIES, PROFILE_FREE, RECOMMENDED_ESTIMATOR, TAKES
 
 # Options of `plan_ranks` that a study may give, beside `rank` and `budget`.
 RANK_OPTIONS = (
@@ -71,8 +71,8 @@ class Method:
     @property
     def needs_profile(self) -> bool:
         """Whether its ranks, or its budget, come from intrinsic dimensions."""
-        from_dimensions = self.policy not in ("", "uniform", "fisher", "eva")
-        return bool(self.policy) and (from_dimensions or self.budget == SAME_BUDGET)
+        from_dimensions = self.policy not in ("", *PROFILE_FREE)
+        return from_dimensions or (bool(self.policy) and self.budget == SAME_BUDGET)
 
     @property
     def estimator(self) -> str | None:
@@ -80,15 +80,11 @@ class Method:
         return RECOMMENDED_ESTIMATOR if self.policy == "recommended" else self.ranks.get("estimator")
 
 
-def _plain(adapter: str) -> dict[str, Any]:
-    return {"adapter": adapter}
-
-
 # What the name of a method stands for. SoRA and GeoLoRA find their ranks while they train: they start from the rank
 # that their papers start from.
 METHODS: Mapping[str, Mapping[str, Any]] = {
     **{name: {"adapter": name, "policy": "", "budget": None} for name in ("full", "bitfit", "houlsby", "pfeiffer")},
-    **{name: _plain(name) for name in ("lora", "rslora", "dora", "eva", "adalora")},
+    **{name: {"adapter": name} for name in ("lora", "rslora", "dora", "eva", "adalora")},
     "sora": {"adapter": "sora", "rank": 8, "budget": None},
     "geolora": {"adapter": "geolora", "rank": 8, "budget": None},
     "geolora-geometric": {"adapter": "geolora", "policy": "geometric", "budget": None},
@@ -116,9 +112,8 @@ def named_method(name: str) -> dict[str, Any]:
     if name in METHODS:
         return dict(METHODS[name])
     found = _WITH_RANK.match(name)
-    if found and found["base"] in METHODS and "rank" in _takes(METHODS[found["base"]]):
-        fields = dict(METHODS[found["base"]]) | {"rank": int(found["rank"]), "budget": None}
-        return fields
+    if found and found["base"] in METHODS and "rank" in _takes(METHODS[found["base"]].get("policy", "uniform")):
+        return dict(METHODS[found["base"]]) | {"rank": int(found["rank"]), "budget": None}
     raise ValueError(
         f"must be one of {', '.join(METHODS)}, or one of those with a rank as in lora-r8, got {name!r}"
         f"{nearest(name, METHODS)}"
@@ -172,9 +167,9 @@ def _base(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(METHODS.get(bare, {})) | {"adapter": adapter}
 
 
-def _takes(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return which of rank and budget the policy among the fields takes."""
-    return TAKES.get(fields.get("policy", "uniform"), ())
+def _takes(policy: str) -> tuple[str, ...]:
+    """Return which of rank and budget a policy takes."""
+    return TAKES.get(policy, ())
 
 
 def _check(method: Method) -> None:
@@ -187,7 +182,7 @@ def _check(method: Method) -> None:
         raise ValueError(f"must go without a policy: the adapter {adapter.name!r} has no ranks")
     if not method.policy and adapter.plan_use == "required":
         raise ValueError(f"must have a policy: the adapter {adapter.name!r} needs ranks")
-    taken = _takes({"policy": method.policy})
+    taken = _takes(method.policy)
     for name in ("rank", "budget"):
         if getattr(method, name) is not None and name not in taken:
             what = f"the policy {method.policy!r}" if method.policy else f"the adapter {adapter.name!r}"

@@ -14,6 +14,7 @@ from gelora.finetuning.adapters import make_adapter
 from gelora.finetuning.labelled import labelled_batches
 from gelora.finetuning.tasks import TaskData
 from gelora.plan import RankPlan
+from gelora.policies import TAKES_DATA
 from gelora.profile import open_profile, save_profile
 from gelora.provenance import fingerprint
 from gelora.ranks import plan_ranks
@@ -23,7 +24,6 @@ from gelora.study.specification import Study, StudyTask, own_fields
 
 # Policies that read dimensions, and not just the budget of a geometric plan.
 _FROM_DIMENSIONS = ("geometric", "recommended", "proportional", "budget", "shuffled", "reversed")
-_FROM_LABELS = ("fisher", "eva")
 
 
 class Planner:
@@ -98,7 +98,7 @@ class Planner:
         """
         if plan is None:
             return 0.0
-        own = float(plan.provenance.get("planning_seconds", 0.0)) if method.policy in _FROM_LABELS else 0.0
+        own = float(plan.provenance.get("planning_seconds", 0.0)) if method.policy in TAKES_DATA else 0.0
         if method.policy not in _FROM_DIMENSIONS:
             return own
         attributes = self.profile(task).attrs
@@ -109,7 +109,7 @@ class Planner:
     def known_cost(self, task: StudyTask, method: Method, seed: int) -> int | None:
         """Return the adapter parameters of a method's plan; None where that takes a profile, or gradients, yet."""
         waits = method.needs_profile and not self.profile_file(task).exists()
-        if waits or (method.policy in _FROM_LABELS and not self._plan_file(task, method, seed).exists()):
+        if waits or (method.policy in TAKES_DATA and not self._plan_file(task, method, seed).exists()):
             return None
         plan = self.plan(task, method, seed)
         return None if plan is None else round(plan.n_parameters * method.kept) + uncounted_parameters(method, plan)
@@ -127,7 +127,7 @@ class Planner:
         else:
             options.pop("estimator", None)
         model: Any = study.model
-        if method.policy in _FROM_LABELS:
+        if method.policy in TAKES_DATA:
             model, options["data"] = self._labelled(task, seed)
         return plan_ranks(profile, model, method.policy, rank=method.rank, budget=budget, **options)
 

@@ -17,7 +17,7 @@ from gelora.registry import resolve_estimators
 from gelora.scores import AVERAGE
 from gelora.study.entries import Entry, read_yaml
 from gelora.study.methods import RANK_OPTIONS, SAME_BUDGET, Method, make_method
-from gelora.study.specification import BY_METHOD, ENGINES, Range, Search, Study, StudyTask, grid_size
+from gelora.study.specification import BY_METHOD, DRAWS, ENGINES, Range, Search, Study, StudyTask, grid_size
 
 Made = TypeVar("Made")
 _KEYS = (
@@ -37,7 +37,7 @@ _KEYS = (
     "trust_remote_code",
 )
 _METHOD_KEYS = ("name", "adapter", "policy", "rank", "budget", *RANK_OPTIONS, "training", "search")
-_TASK_KEYS = (*Task.__dataclass_fields__, "metric", "data_dir", "n_train", "n_validation", "training")
+_TASK_KEYS = (*Task.__dataclass_fields__, "metric", "data_dir", *DRAWS, "training")
 _ESTIMATION = ("estimator", "pooling", "n_samples", "n_replicates", "max_length", "n_tokens", "batch_size", "seed")
 # What would choose by the rows that scores are reported on.
 _SELECTING = ("load_best_model_at_end", "metric_for_best_model")
@@ -213,7 +213,7 @@ def _task(entry: Entry, places: _Places, root: Path | None, methods: list[str]) 
         task = _checked(entry["name"], lambda: find_task(name))
         task = _checked(entry, lambda: replace(task, **(given | {"name": task.name})))
     training = _training(entry["training"], methods) if "training" in entry else {}
-    training |= {key: entry[key].integer(1) for key in ("n_train", "n_validation") if key in entry}
+    training |= {key: entry[key].integer(1) for key in DRAWS if key in entry}
     return _with_data(entry, StudyTask(task=task, training=training), places, root)
 
 
@@ -268,7 +268,7 @@ def check_option(name: str, value: Any) -> None:
         raise ValueError("must be left out: it chooses among weights by the validation rows that are reported")
     if name == "quantization":
         check_choice(name, value, QUANTIZATIONS)
-    elif name in ("n_train", "n_validation"):
+    elif name in DRAWS:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"must be an integer of at least 1, got {value!r}")
     elif name in _DEFAULTS:

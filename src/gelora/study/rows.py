@@ -5,9 +5,7 @@ from typing import Any
 
 from gelora.finetuning.tasks import Task, TaskData, load_task
 from gelora.provenance import generator
-from gelora.study.specification import Search, Study, StudyTask
-
-DRAWS = ("n_train", "n_validation")
+from gelora.study.specification import DRAWS, Search, Study, StudyTask
 
 
 def drawn(study: Study, task: StudyTask) -> dict[str, int | None]:

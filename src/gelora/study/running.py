@@ -12,6 +12,7 @@ from gelora.files import make_folder
 from gelora.finetuning.checkpoints import RECORD_FILE
 from gelora.finetuning.record import open_record
 from gelora.finetuning.runner import finetune
+from gelora.finetuning.tasks import Task
 from gelora.plan import RankPlan
 from gelora.study.planning import Planner
 from gelora.study.processes import Processes
@@ -118,7 +119,7 @@ def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> N
     try:
         _train(study, unit, planner, processes, facts)
         status = FINISHED
-    except Exception as error:
+    except Exception as error:  # whatever goes wrong in one training: it is recorded, and the others go on
         _log.warning("%s failed: %s: %s", unit.name, type(error).__name__, error)
         status = FAILED
         text = processes.first_error(unit.name, f"{type(error).__name__}: {error}")
@@ -128,9 +129,9 @@ def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> N
             write_outcome(study, unit, FAILED, facts)
             raise
     if processes.first:
-        write_outcome(study, unit, status, facts)
         if status == FINISHED:
-            clear_leftovers(study, unit)
+            clear_leftovers(study, unit)  # before it counts as finished: nobody would come back for them
+        write_outcome(study, unit, status, facts)
     processes.wait()
 
 
@@ -138,24 +139,21 @@ def _train(study: Study, unit: Unit, planner: Planner, processes: Processes, fac
     """Train, and add to ``facts`` what the record does not hold."""
     search = study.search_for(unit.method)
     options = study.options(unit.task, unit.method)
-    task, data_dir = unit.task.task, unit.task.data_dir
-    if any(drawn(study, unit.task).values()):
-        task, data_dir = task_of(load_rows(study, unit.task)), None
     facts["chosen"] = {}
     if search is not None:
         done = processes.agree(lambda: finished_trials(study, unit))
-        better = _greater_is_better(unit)
+        better = unit.task.task.greater_is_better
         if unit.trial is None:
             facts["chosen"] = choose(done, better)
         else:
-            number, before = unit.trial, [trial for trial in done if trial[0] < unit.trial]
+            number, before = unit.trial, [trial for trial in done if trial.number < unit.trial]
             facts["chosen"] = processes.agree(lambda: propose(search, number, before, better))
             options |= for_method(search.training, unit.method)
-            task, data_dir = hold_out(study, unit.task, search), None
     options |= facts["chosen"]
     facts["options"] = options
     plan: RankPlan | None = processes.agree(lambda: planner.plan(unit.task, unit.method, unit.seed))
     facts["estimation_seconds"] = processes.agree(lambda: planner.estimation_seconds(unit.task, unit.method, plan))
+    task, data_dir = _task(study, unit)
     finetune(
         study.model,
         task,
@@ -179,12 +177,19 @@ def finished_trials(study: Study, unit: Unit) -> list[Trial]:
         trial = Unit(unit.task, unit.method, unit.seed if search is None else search.seed, number)
         outcome = read_outcome(study, trial)
         if outcome.status == FINISHED:
-            score = float(open_record(trial.folder(study) / RECORD_FILE)["score"])
-            found.append((number, outcome.facts["chosen"], score))
+            record = open_record(trial.folder(study) / RECORD_FILE)
+            loss = float(record["validation_loss"][-1])
+            found.append(Trial(number, outcome.facts["chosen"], float(record["score"]), loss))
         elif outcome.status == FAILED:
-            found.append((number, outcome.facts.get("chosen", {}), math.nan))
+            found.append(Trial(number, outcome.facts.get("chosen", {}), math.nan))
     return found
 
 
-def _greater_is_better(unit: Unit) -> bool:
-    return unit.task.task.greater_is_better
+def _task(study: Study, unit: Unit) -> tuple[Task, str | None]:
+    """Return what is learnt, and the folder of its data where they are not drawn from it."""
+    search = study.search_for(unit.method)
+    if search is not None and unit.trial is not None:
+        return hold_out(study, unit.task, search), None
+    if any(drawn(study, unit.task).values()):
+        return task_of(load_rows(study, unit.task)), None
+    return unit.task.task, unit.task.data_dir

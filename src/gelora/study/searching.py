@@ -3,13 +3,33 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gelora.provenance import generator
 from gelora.study.specification import Range, Search
 
-# A trial's number, what it tried, and its score; NaN where it failed or has none.
-Trial = tuple[int, Mapping[str, float], float]
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial that has ended.
+
+    Parameters
+    ----------
+    number : int
+        From 0.
+    tried : mapping
+        Its options; empty where it failed before they were known.
+    score : float
+        On the held-out rows, NaN where it failed or has none.
+    loss : float
+        On the same rows.
+    """
+
+    number: int
+    tried: Mapping[str, float]
+    score: float
+    loss: float = math.nan
 
 
 def propose(search: Search, number: int, done: Sequence[Trial], greater_is_better: bool = True) -> dict[str, float]:
@@ -35,18 +55,22 @@ def propose(search: Search, number: int, done: Sequence[Trial], greater_is_bette
 
 
 def choose(done: Sequence[Trial], greater_is_better: bool = True) -> dict[str, float]:
-    """Return the options of the best trial; of equal ones those of the first.
+    """Return the options of the best trial; of equal scores, as of constant predictions, that of the smallest loss.
 
     Raises
     ------
     ValueError
         If no trial has a score.
     """
-    scored = [trial for trial in done if not math.isnan(trial[2])]
+    scored = [trial for trial in done if not math.isnan(trial.score)]
     if not scored:
         raise ValueError(f"none of the {len(done)} trials of the search has a score: their outcome.json says why")
-    sign = 1 if greater_is_better else -1
-    return dict(max(scored, key=lambda trial: (sign * trial[2], -trial[0]))[1])
+    sign = -1 if greater_is_better else 1
+
+    def worth(trial: Trial) -> tuple[float, float, int]:
+        return sign * trial.score, math.inf if math.isnan(trial.loss) else trial.loss, trial.number
+
+    return dict(min(scored, key=worth).tried)
 
 
 def _ask_optuna(search: Search, number: int, done: Sequence[Trial], greater_is_better: bool) -> dict[str, float]:
@@ -64,14 +88,14 @@ def _ask_optuna(search: Search, number: int, done: Sequence[Trial], greater_is_b
     with quiet_optuna():
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, search.n_trials // 3)))
         study = optuna.create_study(direction="maximize" if greater_is_better else "minimize", sampler=sampler)
-        for _, tried, score in sorted(done, key=lambda trial: trial[0]):
-            failed = math.isnan(score)
-            if failed and tried.keys() != space.keys():
+        for one in sorted(done, key=lambda trial: trial.number):
+            failed = math.isnan(one.score)
+            if failed and one.tried.keys() != space.keys():
                 continue  # it failed before it knew what to try
             state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
             study.add_trial(
                 optuna.trial.create_trial(
-                    params=dict(tried), distributions=space, value=None if failed else score, state=state
+                    params=dict(one.tried), distributions=space, value=None if failed else one.score, state=state
                 )
             )
         return {name: float(value) for name, value in study.ask(space).params.items()}

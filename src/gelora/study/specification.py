@@ -12,6 +12,8 @@ from gelora.finetuning.tasks import Task
 from gelora.study.marks import mark_of
 from gelora.study.methods import Method
 
+# Parts of the rows: drawn once for a task, not by each run.
+DRAWS = ("n_train", "n_validation")
 ENGINES = ("grid", "optuna")
 
 
@@ -143,9 +145,7 @@ class Study:
     def options(self, task: StudyTask, method: Method) -> dict[str, Any]:
         """Return the options of a run: the study's, overruled by the task's, overruled by the method's."""
         given = dict(self.training) | dict(task.training) | dict(method.training)
-        return {
-            name: value for name, value in for_method(given, method).items() if name not in ("n_train", "n_validation")
-        }
+        return {name: value for name, value in for_method(given, method).items() if name not in DRAWS}
 
     def search_for(self, method: Method) -> Search | None:
         """Return how the options of a method are chosen."""

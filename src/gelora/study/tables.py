@@ -81,13 +81,9 @@ def to_markdown(comparison: xr.Dataset) -> str:
     comparison : xarray.Dataset
         As `gelora.compare` returns.
     """
-    tasks, rows = table_rows(comparison)
-    head = ["method", "parameters", *tasks, "seconds"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for row in rows:
-        cells = [_cell(cell, "**{}**".format, "±", "*") for cell in row.cells]
-        lines.append([row.method, _count(row.parameters), *cells, _seconds(row.seconds)])
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head, lines = _texts(comparison, lambda cell: _cell(cell, "**{}**".format, "±", "*"))
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
     return f"{body}\n\n{_legend(comparison)}\n"
 
 
@@ -99,14 +95,14 @@ def to_latex(comparison: xr.Dataset) -> str:
     comparison : xarray.Dataset
         As `gelora.compare` returns.
     """
-    tasks, rows = table_rows(comparison)
-    head = ["method", "parameters", *tasks, "seconds"]
-    lines = [" & ".join(_latex(name) for name in head) + r" \\", r"\midrule"]
-    for row in rows:
-        texts = [_cell(cell, r"\mathbf{{{}}}".format, r"\pm", "^{*}") for cell in row.cells]
-        cells = ["--" if text == "–" else f"${text}$" for text in texts]
-        lines.append(" & ".join([_latex(row.method), _count(row.parameters), *cells, _seconds(row.seconds)]) + r" \\")
-    inner = "\n".join(lines)
+
+    def write(cell: Cell) -> str:
+        text = _cell(cell, r"\mathbf{{{}}}".format, r"\pm", "^{*}")
+        return "--" if text == "–" else f"${text}$"
+
+    head, lines = _texts(comparison, write)
+    body = [" & ".join((_latex(line[0]), *line[1:])) + r" \\" for line in lines]
+    inner = "\n".join([" & ".join(map(_latex, head)) + r" \\", r"\midrule", *body])
     columns = "l" + "r" * (len(head) - 1)
     note = _latex(_legend(comparison).replace("±", "plus or minus").replace("**", ""))
     return f"% {note}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{inner}\n\\bottomrule\n\\end{{tabular}}\n"
@@ -116,15 +112,14 @@ def comparison_table(comparison: xr.Dataset, title: str | None = None) -> "Table
     """Return the comparison as a table for the terminal."""
     from rich.table import Table
 
-    tasks, rows = table_rows(comparison)
+    head, lines = _texts(comparison, lambda cell: _cell(cell, "[bold]{}[/bold]".format, "±", "*"))
     table = Table(title=title, title_justify="left", title_style="bold", caption=_legend(comparison).replace("**", ""))
     table.caption_justify = "left"
-    table.add_column("method")
-    for heading in ("parameters", *tasks, "seconds"):
+    table.add_column(head[0])
+    for heading in head[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        cells = [_cell(cell, "[bold]{}[/bold]".format, "±", "*") for cell in row.cells]
-        table.add_row(row.method, _count(row.parameters), *cells, _seconds(row.seconds))
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -182,6 +177,16 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
         own = {"method": method}
         rows.append(Row(str(method), float(parameters.sel(own)), float(seconds.sel(own)), tuple(cells)))
     return tasks, rows
+
+
+def _texts(comparison: xr.Dataset, write: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and the lines of a table whose scores ``write`` writes."""
+    tasks, rows = table_rows(comparison)
+    lines = [
+        [row.method, _count(row.parameters), *(write(cell) for cell in row.cells), _seconds(row.seconds)]
+        for row in rows
+    ]
+    return ["method", "parameters", *tasks, "seconds"], lines
 
 
 def _cell(cell: Cell, bold: Callable[[str], str], plus_minus: str, star: str) -> str:
