@@ -49,7 +49,7 @@ def finetune(
         str,
         typer.Option(
             help="A GLUE task: cola, sst2, mrpc, stsb, rte, qnli, qqp, mnli or wnli; squad or squad_v2; instructions "
-            "(prompt and response); or images."
+            "(prompt and response); images; or a YAML file that describes your own."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the record, the adapter and the checkpoints.")],
@@ -96,6 +96,12 @@ def finetune(
     """Fine-tune a model on a task with the ranks of a plan."""
     options = dict(locals())  # before anything else: named like the function's arguments, handed on by name
     options["output_dir"] = options.pop("output")
+    if task.endswith((".yaml", ".yml")):
+        from gelora.study.reading import read_task
+
+        own = read_task(task)
+        options["task"], task = own.task, own.task.name
+        options["data_dir"] = own.data_dir if data_dir is None else data_dir
     from rich.console import Console
 
     from gelora.finetuning.runner import finetune as run

@@ -20,7 +20,11 @@ NUMBERS: tuple[tuple[str, str, str], ...] = (
     ("score", "", "score on the validation rows, as the task reports it"),
     ("trainable_parameters", "", "trained parameters as saved, without the head"),
     ("head_parameters", "", "parameters of the modules that are trained whole"),
-    ("estimation_seconds", "s", "what the ranks cost: extraction, estimator and neighbour search, or gradients"),
+    (
+        "estimation_seconds",
+        "s",
+        "what the ranks cost: extraction, estimator and neighbour search, or gradients; EVA's pass over train rows",
+    ),
     ("training_seconds", "s", "training, without evaluations"),
     ("evaluation_seconds", "s", "all evaluations"),
     ("step_seconds", "s", "median over the steps"),

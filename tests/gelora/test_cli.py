@@ -279,6 +279,25 @@ def test_finetune_hands_every_option_on_and_writes_record_and_adapter(run, model
     assert (output / "adapter" / "adapter_config.json").is_file()
 
 
+def test_finetune_takes_a_task_of_ones_own_from_a_file(run, model_folder, cola, tmp_path):
+    plan, output, task = tmp_path / "plan.json", tmp_path / "run", tmp_path / "mine.yaml"
+    assert run("ranks", "--model", model_folder, "--policy", "uniform", "--rank", "2", "--output", plan)[0] == 0
+    task.write_text("name: mine\ntext: sentence\nmetric: accuracy\ndata_dir: cola\n")
+    code, out, err = run(
+        "finetune", "--model", model_folder, "--task", task, "--plan", plan, "--output", output, "--max-steps", 2,
+        "--batch-size", 8, "--no-progress",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "mine" in out
+    record = open_record(output / "record.nc")
+    assert (record.attrs["task"], record.attrs["n_train"], record.attrs["n_validation"]) == ("mine", 40, 12)
+    task.write_text("name: mine\ntext: sentence\nmetrics: accuracie\ndata_dir: cola\n")
+    code, _, err = run("finetune", "--model", model_folder, "--task", task, "--plan", plan, "--output", tmp_path / "no")
+    assert code == 1
+    assert "mine.yaml" in err
+    assert not (tmp_path / "no").exists()
+
+
 def test_finetune_without_its_model_leaves_no_folder(run, model_folder, cola, tmp_path):
     plan, output = tmp_path / "plan.json", tmp_path / "run"
     assert run("ranks", "--model", model_folder, "--policy", "uniform", "--rank", "2", "--output", plan)[0] == 0

@@ -92,6 +92,8 @@ class Adapted:
         Called when training is over, before the last evaluation: returns whether it changed the model.
     callbacks : tuple of transformers.TrainerCallback
         For adapters that act between the steps of the optimiser.
+    preparation_seconds : float
+        What it took to learn from train rows where to start; 0 where none were read.
     """
 
     model: "nn.Module"
@@ -106,6 +108,7 @@ class Adapted:
     make_optimizer: "Callable[[TrainingArguments, Collection[str]], torch.optim.Optimizer] | None" = None
     finish: Callable[[], bool] | None = None
     callbacks: tuple["TrainerCallback", ...] = ()
+    preparation_seconds: float = 0.0
 
 
 class Adapter(Protocol):

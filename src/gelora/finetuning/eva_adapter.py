@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,12 +62,14 @@ class EVA:
         plan = setting.ranks
         most = self._most_directions(plan)
         batches = _read_batches(setting, self.max_batches, most)
+        began = time.perf_counter()
         found = self._find_directions(setting, batches, most)
+        seconds = time.perf_counter() - began
         moved = _with_ranks(plan, {name: len(rows) for name, rows in found.items()})
         own = replace(setting, plan=moved)
         adapted = adapt(own, lora_config(own), plan.scaling)
         _start_from(adapted.model, found)
-        return adapted
+        return replace(adapted, preparation_seconds=seconds)
 
     def _most_directions(self, plan: RankPlan) -> int:
         """Return the largest number of directions that peft looks for in any module."""

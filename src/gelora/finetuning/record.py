@@ -79,6 +79,11 @@ def make_record(
                 ("change", "module"),
                 np.array(moved, dtype=np.int64).reshape(len(history.rank_values), len(modules)),
             ),
+            "preparation_seconds": (
+                (),
+                adapted.preparation_seconds,
+                {"units": "s", "long_name": "start of the adapter learnt from train rows"},
+            ),
             "seconds": ((), float(seconds.sum()), {"units": "s", "long_name": "training, without evaluations"}),
             "seconds_per_step": ((), float(np.median(seconds)) if len(seconds) else np.nan, {"units": "s"}),
             "peak_memory": ((), peak_memory, {"units": "B", "long_name": "peak memory"}),

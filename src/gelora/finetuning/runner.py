@@ -155,7 +155,8 @@ def finetune(
         ``rank_history`` (change, module) with the step of each change of the ranks; ``trainable_parameters`` as
         saved (part: adapter, head); ``score`` of the last evaluation as GLUE reports it, a fraction: of questions F1;
         of responses the mean negative log-likelihood of a token, of which less is better; ``seconds`` of
-        training without evaluations, ``seconds_per_step`` (median), ``peak_memory`` in bytes, see
+        training without evaluations, ``seconds_per_step`` (median), ``preparation_seconds`` of adapters that learn
+        from train rows where to start, ``peak_memory`` in bytes, see
         `gelora.finetuning.memory.PeakMemory`; and in the attributes the origin of it all.
 
     Raises

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,8 @@ class Entry:
         Name of the file, empty where the study came as a mapping.
     lines : mapping of str to int
         Line of each key, from 1.
+    root : str
+        What the whole is called in errors.
 
     Examples
     --------
@@ -40,6 +42,7 @@ class Entry:
     key: str = ""
     source: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, repr=False)
+    root: str = "study"
 
     def __getitem__(self, name: str) -> "Entry":
         return self._child(self.value[name], f"{self.key}.{name}" if self.key else str(name))
@@ -51,7 +54,7 @@ class Entry:
         """Raise ValueError: ``message`` goes on after the key, as in "must be a number"."""
         line = self.lines.get(self.key)
         place = "".join((f"{self.source}, " if self.source else "", f"line {line}: " if line else ""))
-        raise ValueError(f"{place}`{self.key or 'study'}` {message}")
+        raise ValueError(f"{place}`{self.key or self.root}` {message}")
 
     def mapping(self, *allowed: str, needed: tuple[str, ...] = ()) -> "Entry":
         """Return this entry if it is a mapping with no other keys than those, and all that are needed."""
@@ -112,34 +115,36 @@ class Entry:
         return str(self.value)
 
     def _child(self, value: Any, key: str) -> "Entry":
-        return Entry(value, key, self.source, self.lines)
+        return replace(self, value=value, key=key)
 
 
-def read_yaml(path: str | Path) -> Entry:
-    """Read a YAML file into an entry that knows the line of every key.
+def read_yaml(path: str | Path, root: str = "study") -> Entry:
+    """Read a YAML file into an entry that knows the line of every key; ``root`` is what errors call the whole.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no YAML, names a key twice, or is far larger than any study; naming the line.
+        If it is no YAML, names a key twice, or is far larger than what is written by hand; naming the line.
     """
     import yaml
 
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"`study`: there is no file {str(path)!r}; give a YAML file as the documentation shows")
+        raise FileNotFoundError(
+            f"`{root}`: there is no file {str(path)!r}; give a YAML file as the documentation shows"
+        )
     if file.stat().st_size > MAX_BYTES:
-        raise ValueError(f"`study`: {file.name} has more than {MAX_BYTES:,} bytes: that is no study")
+        raise ValueError(f"`{root}`: {file.name} has more than {MAX_BYTES:,} bytes: that is no {root}")
     try:
         node = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=_loader())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise ValueError(f"{file.name} is not readable YAML: {reason}") from error
     lines: dict[str, int] = {}
-    value = _Values(file.name, lines).read(node, "") if node is not None else None
-    return Entry(value, "", file.name, lines)
+    value = _Values(file.name, lines, root).read(node, "") if node is not None else None
+    return Entry(value, "", file.name, lines, root)
 
 
 def _loader() -> Any:
@@ -158,10 +163,10 @@ def _loader() -> Any:
 class _Values:
     """Turn the nodes of a YAML file into plain values, noting lines; bounded, whatever aliases the file has."""
 
-    def __init__(self, source: str, lines: dict[str, int]) -> None:
+    def __init__(self, source: str, lines: dict[str, int], root: str) -> None:
         import yaml
 
-        self._source, self._lines, self._count = source, lines, 0
+        self._source, self._lines, self._root, self._count = source, lines, root, 0
         self._constructor = yaml.SafeLoader("")
         self._open: list[int] = []
 
@@ -189,7 +194,7 @@ class _Values:
             line = name_node.start_mark.line + 1
             name = self._scalar(name_node, key, line) if isinstance(name_node.value, str) else None
             if name is None:
-                raise ValueError(f"{self._source}, line {line}: `{key or 'study'}` must have names as keys")
+                raise ValueError(f"{self._source}, line {line}: `{key or self._root}` must have names as keys")
             inner = f"{key}.{name}" if key else str(name)
             if name in found:
                 raise ValueError(f"{self._source}, line {line}: `{inner}` stands there twice: keep one")

@@ -94,6 +94,23 @@ def read_study(study: "str | Path | Mapping[str, Any] | Study", **overrides: Any
     return _study(full, places)
 
 
+def read_task(path: str | Path) -> StudyTask:
+    """Read a task from a YAML file of its own, which holds what stands under ``tasks`` in a study.
+
+    Paths in the file are relative to its folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        Naming the line and the key; also for options of training, which are given to `gelora.finetune`.
+    """
+    entry = read_yaml(path, "task")
+    entry.mapping(*(name for name in _TASK_KEYS if name not in ("training", *DRAWS)), needed=("name",))
+    return _task(entry, _Places(Path(path).parent, frozenset()), None, [])
+
+
 class _Places:
     """Make paths of what a study says: relative to its file, but to the working directory where overruled."""
 

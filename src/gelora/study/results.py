@@ -57,11 +57,12 @@ def _numbers(record: xr.Dataset | None, outcome: Outcome) -> dict[str, float]:
     if record is None:
         return {name: math.nan for name, _, _ in NUMBERS}
     adapter, head = record["trainable_parameters"].values.tolist()
+    prepared = float(record["preparation_seconds"]) if "preparation_seconds" in record else 0.0  # older ones lack it
     return {
         "score": float(record["score"]),
         "trainable_parameters": float(adapter),
         "head_parameters": float(head),
-        "estimation_seconds": float(outcome.facts["estimation_seconds"]),
+        "estimation_seconds": float(outcome.facts["estimation_seconds"]) + prepared,
         "training_seconds": float(record["seconds"]),
         "evaluation_seconds": float(record["evaluation_seconds"].sum()),
         "step_seconds": float(record["seconds_per_step"]),

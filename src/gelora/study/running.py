@@ -49,13 +49,14 @@ def run_missing(study: Study, processes: Processes, *, retry_failed: bool = Fals
         Show a bar over the trainings, with the time left.
     """
     units = list_units(study)
-    ended = processes.agree(lambda: [read_outcome(study, unit).status for unit in units])  # refuses other settings
+    ended = processes.agree(lambda: [_ended(study, unit) for unit in units])  # refuses other settings
     open_ = [
         unit
-        for unit, status in zip(units, ended, strict=True)
+        for unit, (status, _) in zip(units, ended, strict=True)
         if status == MISSING or (retry_failed and status == FAILED)
     ]
-    retried = {unit.name for unit, status in zip(units, ended, strict=True) if retry_failed and status == FAILED}
+    # Of those that failed: when. Where another call has made one again meanwhile, it is not made a third time.
+    retried = {unit.name: written for unit, (status, written) in zip(units, ended, strict=True) if status == FAILED}
     planner = Planner(study)
     shown = progress and processes.first
     with tqdm(
@@ -65,7 +66,7 @@ def run_missing(study: Study, processes: Processes, *, retry_failed: bool = Fals
             left = []
             for unit in open_:
                 bar.set_postfix_str(unit.name)
-                if _take(study, unit, planner, processes, retry=unit.name in retried):
+                if _take(study, unit, planner, processes, retried.get(unit.name)):
                     bar.update()
                 else:
                     left.append(unit)
@@ -75,8 +76,17 @@ def run_missing(study: Study, processes: Processes, *, retry_failed: bool = Fals
             open_ = left
 
 
-def _take(study: Study, unit: Unit, planner: Planner, processes: Processes, retry: bool) -> bool:
-    """Make a training if it can be made now; say whether it has ended."""
+def _ended(study: Study, unit: Unit) -> tuple[str, str]:
+    """Return how a training ended, and when."""
+    outcome = read_outcome(study, unit)
+    return outcome.status, str(outcome.facts.get("written", ""))
+
+
+def _take(study: Study, unit: Unit, planner: Planner, processes: Processes, failed: str | None) -> bool:
+    """Make a training if it can be made now; say whether it has ended.
+
+    One that failed is made again where that was at the time ``failed``.
+    """
     import filelock
 
     folder = make_folder(study.output / "locks")
@@ -89,8 +99,8 @@ def _take(study: Study, unit: Unit, planner: Planner, processes: Processes, retr
             lock.acquire()
         except filelock.Timeout:
             return "wait"
-        status = read_outcome(study, unit).status
-        if status == FINISHED or (status == FAILED and not retry):
+        status, written = _ended(study, unit)
+        if status == FINISHED or (status == FAILED and written != failed):
             return "ended"
         begin(study, unit)
         return "make"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -118,6 +119,43 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(small: Small, tmp_pat
     assert {name for name in before if after[name] == before[name]} == {"runs/words/lora/seed-0/outcome.json"}
     mended = study | {"training": {"max_steps": 4, "learning_rate": 5e-3}, "methods": ["full"]}
     assert compare(mended)["status"].item() == "finished"  # made with other settings now, so made again
+
+
+def test_two_calls_that_try_again_what_failed_make_it_once(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = read_study(small(methods=["full"], seeds=[0], training={"max_steps": 2, "learning_rate": 1e30}))
+    compare(study)
+    (unit,) = list_units(study)
+    meanwhile: list[str] = []
+    take = running._take
+
+    def after_another_call(*args: Any, **kwargs: Any) -> bool:
+        if not meanwhile:  # the other call has seen the failure too, and is first to try again
+            meanwhile.append("began")
+            compare(study, retry_failed=True)
+            meanwhile.append(str(read_outcome(study, unit).facts["written"]))
+            before.update(stamps(tmp_path / "out"))
+        return take(*args, **kwargs)
+
+    before = stamps(tmp_path / "out")
+    first = dict(before)
+    time.sleep(1.1)  # outcomes are dated to the second
+    monkeypatch.setattr(running, "_take", after_another_call)
+    compare(study, retry_failed=True)
+    assert first != before
+    assert stamps(tmp_path / "out") == before
+
+
+def test_longer_runs_leave_the_trials_before_them_as_they_are(small: Small, tmp_path: Path) -> None:
+    search = {"space": {"learning_rate": [1e-3, 5e-3]}, "holdout": 0.2, "training": {"max_steps": 2}}
+    compare(small(methods=["lora"], seeds=[0], search=search, training={"max_steps": 3, "batch_size": 8}))
+    before = stamps(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "runs")
+    compare(small(methods=["lora"], seeds=[0], search=search, training={"max_steps": 5, "batch_size": 8}))
+    after = stamps(tmp_path / "out")
+    assert {name for name in before if after[name] == before[name]} == {name for name in before if "trial" in name}
+    assert open_record(tmp_path / "out/runs/words/lora/seed-0/record.nc").sizes["step"] == 5
 
 
 def kill_after(seconds: float, work: Callable[[], object]) -> bool:

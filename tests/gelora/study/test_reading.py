@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gelora.study.entries import MAX_BYTES, read_yaml
-from gelora.study.reading import read_study
+from gelora.study.reading import read_study, read_task
 from gelora.study.specification import Range
 
 BASE = """\
@@ -196,3 +196,41 @@ def test_the_measured_studies_are_readable(name: str) -> None:
     if not file.exists():
         pytest.skip("the benchmarks are not here")
     assert read_study(file).tasks
+
+
+def test_a_task_reads_from_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\nproblem: question_answering\ntext: [question, passage]\nlabel: gold\ntrain: a.jsonl\n"
+        "validation: b.jsonl\nanswering: {stride: 7, null_threshold: 0.5}\n"
+    )
+    found = read_task(file)
+    assert (found.task.name, found.task.problem, found.task.text) == (
+        "mine",
+        "question_answering",
+        ("question", "passage"),
+    )
+    assert (found.task.train, found.task.validation) == (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    assert (found.task.answering.stride, found.task.answering.null_threshold) == (7, 0.5)
+    assert found.data_dir is None
+    file.write_text("name: squad_v2\nanswering: {stride: 9}\n")
+    assert (read_task(file).task.problem, read_task(file).task.answering.stride) == ("question_answering", 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("name: cola\nlabell: x\n", r"mine.yaml, line 2: `labell` is not known here.*did you mean 'label'"),
+        ("name: cola\ntraining: {max_steps: 3}\n", r"mine.yaml, line 2: `training` is not known here"),
+        ("- cola\n", r"mine.yaml, line 1: `task` must be a mapping"),
+        ("text: sentence\n", r"`task` must have the key 'name'"),
+        ("name: squad\nanswering: {strides: 3}\n", r"mine.yaml, line 2: `answering.strides` is not known here"),
+    ],
+)
+def test_an_error_in_a_task_names_the_line_and_the_key(tmp_path: Path, text: str, error: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=error):
+        read_task(file)
+    with pytest.raises(FileNotFoundError, match="`task`: there is no file"):
+        read_task(tmp_path / "absent.yaml")
