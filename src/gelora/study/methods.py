@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from gelora.finetuning.adapters import make_adapter
@@ -61,6 +61,20 @@ class Method:
     ranks: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this method from others: its fields that are not as the definition has them, in order.
+
+        What is added to the definition later leaves what is written down of older methods as it is. How it is trained
+        stands in the options of each run, how these are searched in the study.
+        """
+        found: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            default = one.default_factory() if one.default_factory is not MISSING else one.default
+            if value != default and one.name not in ("training", "search"):
+                found[one.name] = value
+        return found
 
     @property
     def kept(self) -> float:

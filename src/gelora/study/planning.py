@@ -20,7 +20,7 @@ from gelora.provenance import fingerprint
 from gelora.ranks import plan_ranks
 from gelora.study.methods import SAME_BUDGET, Method
 from gelora.study.rows import drawn, load_rows, task_of
-from gelora.study.specification import Study, StudyTask, own_fields
+from gelora.study.specification import Study, StudyTask
 
 # Policies that read dimensions, and not just the budget of a geometric plan.
 _FROM_DIMENSIONS = ("geometric", "recommended", "proportional", "budget", "shuffled", "reversed")
@@ -163,7 +163,7 @@ class Planner:
 
     def _plan_file(self, task: StudyTask, method: Method, seed: int) -> Path:
         study = self._study
-        made_of = [own_fields(method), dict(study.ranks), study.estimator, self.profile_file(task).name, seed]
+        made_of = [method.describe(), dict(study.ranks), study.estimator, self.profile_file(task).name, seed]
         return study.output / "plans" / task.task.name / f"{method.name}-seed-{seed}-{_short_hash(made_of)}.json"
 
 

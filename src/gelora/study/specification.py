@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,10 @@ class StudyTask:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """Return what tells this task from others, as JSON takes it: its data by what they are, not where they lie."""
+        """Return what tells this task from others, as JSON takes it: its data by what they are, not where they lie.
+
+        How a model is trained on it stands in the options of each run.
+        """
         task = self.task
         known: dict[str, Any] = {"name": task.name, "text": task.text, "image": task.image, "problem": task.problem}
         usual = TASKS.get(task.name) or Task(**known)
@@ -44,7 +47,7 @@ class StudyTask:
         own = known | {name: _plain(value) for name, value in given.items() if value != getattr(usual, name)}
         data = {split: _described(getattr(task, split)) for split in SPLITS if getattr(task, split) is not None}
         place = None if self.data_dir is None else mark_of(self.data_dir)
-        return own | data | {"data": place, "training": dict(self.training)}
+        return own | data | {"data": place}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,8 @@ class Study:
     def describe(self) -> dict[str, Any]:
         """Return the study as JSON takes it, for the results."""
         plain = {one.name: getattr(self, one.name) for one in fields(self)}
-        own: dict[str, Any] = {"tasks": [task.describe() for task in self.tasks], "output": str(self.output)}
+        tasks = [task.describe() | {"training": dict(task.training)} for task in self.tasks]
+        own: dict[str, Any] = {"tasks": tasks, "output": str(self.output)}
         own["methods"] = [asdict(method) for method in self.methods]
         own["search"] = None if self.search is None else asdict(self.search)
         return plain | own
@@ -199,20 +203,6 @@ def grid_size(space: Mapping[str, tuple[float, ...] | Range]) -> int:
     6
     """
     return math.prod(len(values) for values in space.values() if isinstance(values, tuple))
-
-
-def own_fields(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are not as its definition has them, in order.
-
-    What is added to a definition later leaves what is written down of older instances as it is.
-    """
-    found = {}
-    for one in fields(instance):
-        value = getattr(instance, one.name)
-        default = one.default_factory() if one.default_factory is not MISSING else one.default
-        if value != default:
-            found[one.name] = value
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from gelora.finetuning.checkpoints import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PRE
 from gelora.provenance import timestamp
 from gelora.study.methods import Method
 from gelora.study.rows import drawn
-from gelora.study.specification import Study, StudyTask, for_method, own_fields
+from gelora.study.specification import Study, StudyTask, for_method
 
 OUTCOME_FILE = "outcome.json"
 FINISHED, FAILED, MISSING, BEGUN = "finished", "failed", "missing", "begun"
@@ -62,7 +62,6 @@ def list_units(study: Study) -> list[Unit]:
 
 def specify(study: Study, unit: Unit) -> dict[str, Any]:
     """Return all that a training depends on, as JSON takes it."""
-    method = {key: value for key, value in own_fields(unit.method).items() if key != "search"}
     search = study.search_for(unit.method)
     options = study.options(unit.task, unit.method)
     if unit.trial is not None and search is not None:  # a longer run leaves the trials before it as they are
@@ -71,7 +70,7 @@ def specify(study: Study, unit: Unit) -> dict[str, Any]:
         **study.identify(),
         "task": unit.task.describe(),
         "rows": drawn(study, unit.task),
-        "method": method,
+        "method": unit.method.describe(),
         "options": {name: value for name, value in options.items() if name not in _WHERE},
         "estimator": study.estimator,
         "estimation": dict(study.estimation),

@@ -149,10 +149,18 @@ def test_two_calls_that_try_again_what_failed_make_it_once(
 
 def test_longer_runs_leave_the_trials_before_them_as_they_are(small: Small, tmp_path: Path) -> None:
     search = {"space": {"learning_rate": [1e-3, 5e-3]}, "holdout": 0.2, "training": {"max_steps": 2}}
-    compare(small(methods=["lora"], seeds=[0], search=search, training={"max_steps": 3, "batch_size": 8}))
+    (task,) = small()["tasks"]
+
+    def of_length(steps: int) -> dict[str, Any]:
+        tasks = [task | {"training": {"max_steps": steps}}]
+        return small(tasks=tasks, seeds=[0], search=search, training={"batch_size": 8})
+
+    compare(of_length(3))
     before = stamps(tmp_path / "out")
+    files = {file.name for file in (tmp_path / "out").rglob("*") if file.parent.name in ("profiles", "words")}
     shutil.rmtree(tmp_path / "out" / "runs")
-    compare(small(methods=["lora"], seeds=[0], search=search, training={"max_steps": 5, "batch_size": 8}))
+    compare(of_length(5))
+    assert files == {file.name for file in (tmp_path / "out").rglob("*") if file.parent.name in ("profiles", "words")}
     after = stamps(tmp_path / "out")
     assert {name for name in before if after[name] == before[name]} == {name for name in before if "trial" in name}
     assert open_record(tmp_path / "out/runs/words/lora/seed-0/record.nc").sizes["step"] == 5
