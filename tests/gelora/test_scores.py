@@ -161,6 +161,16 @@ def test_what_did_not_end_is_a_dash() -> None:
     assert len(comparison_table(comparison).rows) == 2
 
 
+def test_where_all_are_equal_none_is_the_best() -> None:
+    scores = np.stack([np.full((3, 2), 0.5), np.arange(6.0).reshape(3, 2)])
+    _, rows = table_rows(example_comparison(scores))
+    assert [[cell.best for cell in row.cells] for row in rows] == [
+        [False, False, False],
+        [False, False, False],
+        [False, True, True],
+    ]
+
+
 def test_the_mean_of_fewer_runs_says_so_and_is_not_the_best() -> None:
     comparison = example_comparison(np.array([[[0.5, 0.6], [0.9, NAN]]]))
     lines = to_markdown(comparison).splitlines()

@@ -150,6 +150,8 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
     greater = better_when_greater(comparison)
     complete = summary["mean"].where(summary["n"] == comparison.sizes["seed"])
     best = complete.max("method").where(greater, complete.min("method"))
+    # Where all are equal none is the best.
+    told_apart = (complete.max("method") > complete.min("method")) | (complete.count("method") == 1)
     tasks = [str(task) for task in summary["task"].values]
     if len(tasks) == 2 or bool(summary["mean"].sel(task=AVERAGE).isnull().all()):
         tasks = [task for task in tasks if task != AVERAGE]
@@ -167,7 +169,7 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
                 Cell(
                     scale * mean,
                     scale * float(one["standard_error"]),
-                    best=bool(complete.sel(here) == best[place]),
+                    best=bool(told_apart[place]) and bool(complete.sel(here) == best[place]),
                     differs=float(test["p_value"]) < SIGNIFICANT,
                     n_seeds=int(one["n"]),
                     all_seeds=int(one["n"]) == comparison.sizes["seed"],
