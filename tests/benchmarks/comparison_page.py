@@ -13,13 +13,21 @@ import xarray as xr
 
 from gelora.files import atomic_path
 from gelora.profile import open_profile
-from gelora.scores import AVERAGE, compare_scores, open_comparison, total_seconds
+from gelora.scores import AVERAGE, compare_scores, open_comparison, summarise_scores, total_seconds
 from gelora.study.tables import SIGNIFICANT, to_markdown
 
 RIVALS = ("lora", "random", "reversed")
 # Rows of the complete train sets, for what a whole run would take.
 TRAIN_ROWS = {"cola": 8551, "sst2": 67349, "stsb": 5749, "mrpc": 3668, "rte": 2490}
 EPOCHS, SEEDS = 3, 5
+# What predictions of one class, or one number, score by the labels of the validation sets.
+ONE_CLASS = {
+    "cola": [0.0],
+    "sst2": [444 / 872, 428 / 872],
+    "stsb": [0.0],
+    "mrpc": [(279 / 408 + 2 * 279 / (408 + 279)) / 2],
+    "rte": [146 / 277, 131 / 277],
+}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -94,23 +102,26 @@ def evidence(comparison: xr.Dataset) -> str:
 
 
 def untaught(comparison: xr.Dataset) -> str:
-    """Say how many runs of each task have one and the same score: those that predict one class for all rows."""
+    """Say how many runs predict one class for all rows, and on which tasks nobody does better."""
     parts, silent = [], []
-    for task in comparison["task"].values:
-        scores = np.round(comparison["score"].sel({"task": task}).values.ravel(), 6)
-        scores = scores[~np.isnan(scores)]
-        values, counts = np.unique(scores, return_counts=True)
-        if len(counts) and counts.max() > 2:
-            parts.append(f"{task} {counts.max()} of {len(scores)} (at {100 * values[counts.argmax()]:.1f})")
-        if len(counts) and counts.max() > len(scores) / 2:
-            silent.append(str(task))
-    if not parts:
-        return ""
-    text = (
-        f"Runs that share one score to the last digit, that of predicting one class for every row: {', '.join(parts)}."
-    )
+    summary = summarise_scores(comparison)
+    for task in (str(name) for name in comparison["task"].values):
+        own = summary.sel({"task": task})
+        known = ONE_CLASS[task]
+        better = (own["mean"] - 2.0 * own["standard_error"] > max(known) + 1e-6).values
+        beyond = [str(method) for method, yes in zip(own["method"].values, better, strict=True) if yes]
+        scores = comparison["score"].sel({"task": task}).values.ravel()
+        n_alike = int(np.isclose(scores[:, None], known, atol=1e-6, rtol=0).any(axis=1).sum())
+        if n_alike and task != "stsb":
+            parts.append(f"{task} {n_alike} of {len(scores)}")
+        if len(beyond) <= 1:
+            silent.append(f"{task} ({100 * max(known):.1f})" + (f" but for `{beyond[0]}`" if beyond else ""))
+    text = f"Runs that predict one class for every row: {', '.join(parts) or 'none'}."
     if silent:
-        text += f" On {' and '.join(silent)} the methods have not begun to learn, so nothing can be said of them there."
+        text += (
+            f" On {', '.join(silent)} no method is better by two standard errors than such a prediction: they have not begun "
+            "to learn there, and nothing can be said of their ranks."
+        )
     return text
 
 
@@ -339,7 +350,7 @@ def main() -> None:
     measured = arguments.folder / "comparison.nc"
     parts: list[Any] = [
         "# Comparison of methods",
-        "The comparison on GLUE tasks is not finished. The trainings made so far are in `comparison/records.tar.xz`: unpacked into its output folder, `gelora compare` goes on from them.",
+        "The comparison on GLUE tasks has not been made yet: see `make bench-comparison`.",
     ]
     if measured.exists():
         comparison = open_comparison(measured)
