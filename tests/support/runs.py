@@ -19,7 +19,7 @@ from gelora.finetuning.classifiers import load_classifier
 from gelora.finetuning.run import bind_plan
 from gelora.finetuning.tasks import load_task
 
-TIMED = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "peak_memory"]
+TIMED = ["step_seconds", "evaluation_seconds", "seconds", "seconds_per_step", "preparation_seconds", "peak_memory"]
 
 
 class InterruptedRunError(BaseException):
