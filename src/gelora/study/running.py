@@ -18,7 +18,7 @@ from gelora.study.planning import Planner
 from gelora.study.processes import Processes
 from gelora.study.rows import drawn, hold_out, load_rows, task_of
 from gelora.study.searching import Trial, choose, propose
-from gelora.study.specification import Study, for_method
+from gelora.study.specification import Study
 from gelora.study.units import (
     FAILED,
     FINISHED,
@@ -148,7 +148,7 @@ def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> N
 def _train(study: Study, unit: Unit, planner: Planner, processes: Processes, facts: dict[str, Any]) -> None:
     """Train, and add to ``facts`` what the record does not hold."""
     search = study.search_for(unit.method)
-    options = study.options(unit.task, unit.method)
+    options = study.options(unit.task, unit.method, trial=unit.trial is not None)
     facts["chosen"] = {}
     if search is not None:
         done = processes.agree(lambda: finished_trials(study, unit))
@@ -158,7 +158,6 @@ def _train(study: Study, unit: Unit, planner: Planner, processes: Processes, fac
         else:
             number, before = unit.trial, [trial for trial in done if trial.number < unit.trial]
             facts["chosen"] = processes.agree(lambda: propose(search, number, before, better))
-            options |= for_method(search.training, unit.method)
     options |= facts["chosen"]
     facts["options"] = options
     plan: RankPlan | None = processes.agree(lambda: planner.plan(unit.task, unit.method, unit.seed))

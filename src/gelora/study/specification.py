@@ -145,10 +145,11 @@ class Study:
     revision: str | None = None
     trust_remote_code: bool = False
 
-    def options(self, task: StudyTask, method: Method) -> dict[str, Any]:
-        """Return the options of a run: the study's, overruled by the task's, overruled by the method's."""
+    def options(self, task: StudyTask, method: Method, *, trial: bool = False) -> dict[str, Any]:
+        """Return the options of a run: the study's, overruled by the task's, the method's, for a trial the search's."""
         given = dict(self.training) | dict(task.training) | dict(method.training)
-        return {name: value for name, value in for_method(given, method).items() if name not in DRAWS}
+        found = {name: value for name, value in for_method(given, method).items() if name not in DRAWS}
+        return found | for_method(self.search.training, method) if trial and self.search is not None else found
 
     def search_for(self, method: Method) -> Search | None:
         """Return how the options of a method are chosen."""

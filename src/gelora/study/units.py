@@ -12,7 +12,7 @@ from gelora.finetuning.checkpoints import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PRE
 from gelora.provenance import timestamp
 from gelora.study.methods import Method
 from gelora.study.rows import drawn
-from gelora.study.specification import Study, StudyTask, for_method
+from gelora.study.specification import Study, StudyTask
 
 OUTCOME_FILE = "outcome.json"
 FINISHED, FAILED, MISSING, BEGUN = "finished", "failed", "missing", "begun"
@@ -63,9 +63,7 @@ def list_units(study: Study) -> list[Unit]:
 def specify(study: Study, unit: Unit) -> dict[str, Any]:
     """Return all that a training depends on, as JSON takes it."""
     search = study.search_for(unit.method)
-    options = study.options(unit.task, unit.method)
-    if unit.trial is not None and search is not None:  # a longer run leaves the trials before it as they are
-        options |= for_method(search.training, unit.method)
+    options = study.options(unit.task, unit.method, trial=unit.trial is not None)
     found = {
         **study.identify(),
         "task": unit.task.describe(),
