@@ -3,6 +3,8 @@
 NumPy only: torch tensors are recognised by their methods, torch itself is never imported here.
 """
 
+import mmap
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +184,7 @@ def distinct_rows(points: Any, *, minimum: int) -> DistinctRows:
             f"the dimension is undefined: {n_distinct} distinct points ({n} points, {n - n_distinct} of them copies), "
             f"but at least {minimum} are needed."
         )
-    kept = stored if n_distinct == n else stored[rows]
+    kept = stored if n_distinct == n else _take_rows(stored, rows)
     low, high = kept.min(axis=0).astype(np.float64), kept.max(axis=0).astype(np.float64)
     centre = _mean(kept, low, high)
     _refuse_rounding_noise(low, high, np.abs(centre), resolution, n_distinct)
@@ -337,12 +339,37 @@ def _as_points(points: Any) -> tuple[StoredArray, float]:
             "pass one row per point (reshape or pool the hidden states first)."
         )
     stored = array if array.dtype in (np.float32, np.float64) else _widen(array)
-    finite = np.isfinite(stored).all(axis=1)
-    if not bool(finite.all()):
+    step = rows_in_cache(stored.shape[1])
+    n_finite = sum(
+        int(np.isfinite(stored[start : start + step]).all(axis=1).sum()) for start in range(0, len(stored), step)
+    )
+    if n_finite < len(stored):
         raise DegenerateCloudError(
-            f"the dimension is undefined: {int((~finite).sum())} of {len(stored)} points hold NaN or infinite values."
+            f"the dimension is undefined: {len(stored) - n_finite} of {len(stored)} points hold NaN or infinite values."
         )
     return stored, resolution
+
+
+def _take_rows(stored: StoredArray, rows: IndexArray) -> StoredArray:
+    """Return some rows: of a memory map as another one, in a file without a name, since it may not fit into memory."""
+    if not _is_mapped(stored):
+        return stored[rows]
+    with tempfile.TemporaryFile() as file:  # the map holds on to it
+        file.truncate(len(rows) * stored.shape[1] * stored.itemsize)
+        kept: StoredArray = np.memmap(file, dtype=stored.dtype, mode="r+", shape=(len(rows), stored.shape[1]))
+    step = rows_in_cache(stored.shape[1])
+    for start in range(0, len(rows), step):
+        kept[start : start + step] = stored[rows[start : start + step]]
+    return kept
+
+
+def _is_mapped(array: Any) -> bool:
+    """Say whether an array lies in a memory map."""
+    while array is not None:
+        if isinstance(array, np.memmap | mmap.mmap):
+            return True
+        array = getattr(array, "base", None)
+    return False
 
 
 def _to_numpy(points: Any) -> tuple[NDArray[Any], float]:

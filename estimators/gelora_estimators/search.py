@@ -19,6 +19,7 @@ from gelora_estimators.protocol import FloatArray
 
 _MARGIN = 4  # candidates beyond the k asked for
 _BLOCK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}  # numbers in one block of the product
+_COLUMN_BYTES = {"cpu": 2**28, "cuda": 2**34}  # of the right factor: of larger clouds it is made part by part
 _DIFFERENCE_ELEMENTS = {"cpu": 2**16, "cuda": 2**26}  # numbers in one block of differences
 _FEWEST_ROWS = 256  # rows of a block, whatever its length: thinner products are slow
 _LARGEST_STRIDE = 16  # columns that share one minimum in the first sieve
@@ -51,15 +52,25 @@ class SearchSpace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bounds:
-    """Factors whose product is ‖y‖² − 2x·y less a bound γ (‖y‖² + 2‖x‖‖y‖) on its rounding error.
+    """The right factor of a product that is ‖y‖² − 2x·y less a bound γ (‖y‖² + 2‖x‖‖y‖) on its rounding error.
 
     Adding ‖x‖² gives a lower bound on the squared distance; with twice the error bound on top, an
     upper one. The terms of the bound are two more columns of the factors, so they cost no pass.
+
+    Parameters
+    ----------
+    right : torch.Tensor of shape (n_padded, d + 2)
+        Of the points y, some or all of the cloud.
+    factor : float
+        γ.
+    first, n : int
+        Number of the first of these points, and how many they are.
     """
 
-    left: torch.Tensor
     right: torch.Tensor
     factor: float
+    first: int
+    n: int
 
 
 def resolve_device(points: Any, device: str) -> torch.device:
@@ -108,26 +119,53 @@ def search(
     """Return the k nearest of each row: squared distances times the squared unit, and point numbers.
 
     With ``labels`` (n,) only points of another label count; where fewer than k there are, the rest
-    is infinite.
+    is infinite. A cloud that is larger than the right factor may be is searched part by part: its
+    rows may lie in a memory map.
     """
-    squared = np.full((len(rows), k), np.inf)
-    indices = np.zeros((len(rows), k), dtype=np.int64)
+    best = _Best(np.full((len(rows), k), np.inf), np.zeros((len(rows), k), dtype=np.int64))
     tags = None if labels is None else torch.from_numpy(labels).to(space.stored.device)
-    left = np.arange(len(rows))
     with full_precision():
-        for dtype in (torch.float32, torch.float64):
-            if len(left):
-                left = _settle(space, _bounds(space, dtype), rows, left, tags, squared, indices)
-    n = len(space.stored)
-    for place in left:
-        other = np.arange(n) != rows[place] if labels is None else labels != labels[rows[place]]
-        possible = torch.from_numpy(np.flatnonzero(other)).to(space.stored.device)
-        own = torch.full_like(possible, int(rows[place]))
-        every = squared_distances(space, own, possible).cpu().numpy()
-        order = np.argsort(every, kind="stable")[:k]
-        squared[place, : len(order)] = every[order]
-        indices[place, : len(order)] = possible.cpu().numpy()[order]
-    return squared, indices
+        for columns in _column_parts(space):
+            places = np.arange(len(rows))
+            for dtype in (torch.float32, torch.float64):
+                if len(places):
+                    places = _settle(space, _bounds(space, dtype, columns), rows, places, tags, best)
+            for place in places:
+                numbers = np.arange(columns.start, columns.stop)
+                other = numbers != rows[place] if labels is None else labels[columns] != labels[rows[place]]
+                possible = torch.from_numpy(numbers[other]).to(space.stored.device)
+                own = torch.full_like(possible, int(rows[place]))
+                every = squared_distances(space, own, possible).cpu().numpy()
+                order = np.argsort(every, kind="stable")[:k]
+                best.add(np.array([place]), every[order][None], numbers[other][order][None])
+    return best.squared, best.indices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Best:
+    """The nearest found so far: squared distances, ascending, and numbers of points, both of shape (n_rows, k)."""
+
+    squared: FloatArray
+    indices: IndexArray
+
+    def add(self, places: IndexArray, squared: FloatArray, indices: IndexArray) -> None:
+        """Put what was found among further points, of higher numbers, in its place at ``places``."""
+        width = self.squared.shape[1]
+        if squared.shape[1] == width and bool(np.isinf(self.squared[places, 0]).all()):
+            self.squared[places], self.indices[places] = squared, indices
+            return
+        both = np.concatenate([self.squared[places], squared], axis=1)
+        order = np.argsort(both, axis=1, kind="stable")[:, :width]
+        self.squared[places] = np.take_along_axis(both, order, axis=1)
+        numbers = np.concatenate([self.indices[places], indices], axis=1)
+        self.indices[places] = np.take_along_axis(numbers, order, axis=1)
+
+
+def _column_parts(space: SearchSpace) -> list[slice]:
+    """Return the points in parts whose right factors are of bounded size: all at once where they are few."""
+    n, ambient = space.stored.shape
+    rows = max(_LARGEST_STRIDE, _COLUMN_BYTES.get(space.stored.device.type, 2**28) // (4 * (ambient + 2)))
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
 def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> IndexArray:
@@ -136,26 +174,34 @@ def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> Ind
     Pairs that the bounds put inside are counted, those that they leave open are measured.
     """
     counts = np.zeros((len(rows), len(limits)), dtype=np.int64)
-    blocks = _blocks(len(rows), len(space.stored), space.stored.device)
     with full_precision():
-        bounds = _bounds(space, torch.float32)
-        buffer = _buffer(bounds, blocks)
-        for start, stop in blocks:
-            block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
-            lower = _lower_bounds(bounds, block, None, buffer)
+        for columns in _column_parts(space):
+            counts += _count_in(space, rows, limits, columns)
+    return counts
+
+
+def _count_in(space: SearchSpace, rows: IndexArray, limits: FloatArray, columns: slice) -> IndexArray:
+    """Return how many points among ``columns`` lie within each limit of each row."""
+    counts = np.zeros((len(rows), len(limits)), dtype=np.int64)
+    blocks = _blocks(len(rows), columns.stop - columns.start, space.stored.device)
+    bounds = _bounds(space, torch.float32, columns)
+    buffer = _buffer(bounds, blocks)
+    for start, stop in blocks:
+        block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
+        lower = _lower_bounds(space, bounds, block, None, buffer)
+        found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
+        n_open = sum(int(undecided.sum()) for _, undecided in found)
+        if bounds.right.dtype == torch.float32 and n_open > _OPEN * len(block):
+            bounds = _bounds(space, torch.float64, columns)
+            buffer = _buffer(bounds, blocks)
+            lower = _lower_bounds(space, bounds, block, None, buffer)
             found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
-            n_open = sum(int(undecided.sum()) for _, undecided in found)
-            if bounds.left.dtype == torch.float32 and n_open > _OPEN * len(block):
-                bounds = _bounds(space, torch.float64)
-                buffer = _buffer(bounds, blocks)
-                lower = _lower_bounds(bounds, block, None, buffer)
-                found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
-            for column, (inside, undecided) in enumerate(found):
-                pairs = undecided.nonzero()
-                measured = squared_distances(space, block[pairs[:, 0]], pairs[:, 1]).cpu().numpy()
-                # By the root, as every distance that is handed out: a point at the limit itself counts.
-                hits = pairs[:, 0].cpu().numpy()[np.sqrt(measured) <= limits[column]]
-                counts[start:stop, column] = inside.cpu().numpy() + np.bincount(hits, minlength=stop - start)
+        for column, (inside, undecided) in enumerate(found):
+            pairs = undecided.nonzero()
+            measured = squared_distances(space, block[pairs[:, 0]], pairs[:, 1] + bounds.first).cpu().numpy()
+            # By the root, as every distance that is handed out: a point at the limit itself counts.
+            hits = pairs[:, 0].cpu().numpy()[np.sqrt(measured) <= limits[column]]
+            counts[start:stop, column] = inside.cpu().numpy() + np.bincount(hits, minlength=stop - start)
     return counts
 
 
@@ -254,26 +300,40 @@ def _sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
     return terms[..., 0].clone()
 
 
-def _bounds(space: SearchSpace, dtype: torch.dtype) -> _Bounds:
-    """Return the augmented factors in the given precision, padded to a whole number of strides."""
-    n, ambient = space.stored.shape
+def _bounds(space: SearchSpace, dtype: torch.dtype, columns: slice) -> _Bounds:
+    """Return the augmented right factor of some points, padded to a whole number of strides."""
+    n, ambient = columns.stop - columns.start, space.stored.shape[1]
     # Rounding of the factors, d + 2 products in any order, and room for the terms of second order.
     factor = (ambient + 24) * float(torch.finfo(dtype).eps) / 2.0
     precision = np.float32 if dtype == torch.float32 else np.float64
-    left = np.empty((n, ambient + 2), dtype=precision)
     right = np.zeros((-(-n // _LARGEST_STRIDE) * _LARGEST_STRIDE, ambient + 2), dtype=precision)
-    square = space.square.cpu().numpy()
+    square = space.square[columns].cpu().numpy()
 
     def work(part: slice) -> None:
-        left[part, :ambient] = centred_block(space.cloud, part.start, part.stop)
-        np.multiply(left[part, :ambient], -2.0, out=right[part, :ambient])
+        block = centred_block(space.cloud, columns.start + part.start, columns.start + part.stop)
+        # Rounded first: the factors of both sides hold the same numbers.
+        np.multiply(block.astype(precision), -2.0, out=right[part, :ambient])
 
     _in_threads(work, n, rows_in_cache(ambient))
-    left[:, ambient], left[:, ambient + 1] = 1.0, np.sqrt(square)
     right[:n, ambient], right[:n, ambient + 1] = (1.0 - factor) * square, -2.0 * factor * np.sqrt(square)
     right[n:, ambient] = np.inf
-    device = space.stored.device
-    return _Bounds(left=torch.from_numpy(left).to(device), right=torch.from_numpy(right).to(device), factor=factor)
+    return _Bounds(torch.from_numpy(right).to(space.stored.device), factor, columns.start, n)
+
+
+def _left_factor(space: SearchSpace, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the augmented left factor of some points."""
+    ambient, numbers = space.stored.shape[1], rows.cpu().numpy()
+    left = np.empty((len(rows), ambient + 2), dtype=np.float32 if dtype == torch.float32 else np.float64)
+
+    def work(part: slice) -> None:
+        block = space.cloud.stored.take(numbers[part], axis=0).astype(np.float64)
+        block -= space.cloud.centre
+        block *= space.cloud.scale
+        left[part, :ambient] = block
+
+    _in_threads(work, len(rows), rows_in_cache(ambient))
+    left[:, ambient], left[:, ambient + 1] = 1.0, np.sqrt(space.square[rows].cpu().numpy())
+    return torch.from_numpy(left).to(rows.device)
 
 
 def _blocks(n_rows: int, n: int, device: torch.device) -> list[tuple[int, int]]:
@@ -288,13 +348,17 @@ def _buffer(bounds: _Bounds, blocks: list[tuple[int, int]]) -> torch.Tensor:
     return torch.empty((n_rows, len(bounds.right)), dtype=bounds.right.dtype, device=bounds.right.device)
 
 
-def _lower_bounds(bounds: _Bounds, rows: torch.Tensor, tags: torch.Tensor | None, buffer: torch.Tensor) -> torch.Tensor:
+def _lower_bounds(
+    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, tags: torch.Tensor | None, buffer: torch.Tensor
+) -> torch.Tensor:
     """Return lower bounds on squared distance − ‖x‖², infinite for what does not count, in the buffer."""
-    lower = torch.mm(bounds.left[rows], bounds.right.T, out=buffer[: len(rows)])
+    lower = torch.mm(_left_factor(space, rows, bounds.right.dtype), bounds.right.T, out=buffer[: len(rows)])
     if tags is None:
-        lower[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+        itself = ((rows >= bounds.first) & (rows < bounds.first + bounds.n)).nonzero()[:, 0]
+        lower[itself, rows[itself] - bounds.first] = torch.inf
     else:
-        lower[:, : len(tags)].masked_fill_(tags[rows, None] == tags[None, :], torch.inf)
+        others = tags[bounds.first : bounds.first + bounds.n]
+        lower[:, : bounds.n].masked_fill_(tags[rows, None] == others[None, :], torch.inf)
     return lower
 
 
@@ -304,19 +368,21 @@ def _settle(
     rows: IndexArray,
     places: IndexArray,
     tags: torch.Tensor | None,
-    squared: FloatArray,
-    indices: IndexArray,
+    best: _Best,
 ) -> IndexArray:
-    """Fill in the k nearest at ``places`` of ``rows``; return the places that the bounds cannot settle."""
+    """Add the nearest of these bounds at ``places`` of ``rows``; return the places that they cannot settle."""
     unsettled = []
-    blocks = _blocks(len(places), len(space.stored), space.stored.device)
+    blocks = _blocks(len(places), bounds.n, space.stored.device)
     buffer = _buffer(bounds, blocks)
     for start, stop in blocks:
-        block = torch.from_numpy(rows[places[start:stop]]).to(space.stored.device)
-        lower = _lower_bounds(bounds, block, tags, buffer)
-        found = _nearest_in_block(space, bounds, block, lower, squared.shape[1])
-        squared[places[start:stop]], indices[places[start:stop]] = found[0].cpu().numpy(), found[1].cpu().numpy()
-        unsettled.append(places[start:stop][~found[2].cpu().numpy()])
+        part = places[start:stop]
+        block = torch.from_numpy(rows[part]).to(space.stored.device)
+        lower = _lower_bounds(space, bounds, block, tags, buffer)
+        farthest = torch.from_numpy(best.squared[part, -1]).to(block.device)
+        found = _nearest_in_block(space, bounds, block, lower, best.squared.shape[1], farthest)
+        proven = found[2].cpu().numpy()
+        best.add(part[proven], found[0].cpu().numpy()[proven], found[1].cpu().numpy()[proven])
+        unsettled.append(part[~proven])
         if sum(map(len, unsettled)) > _HOPELESS * stop and stop < len(places):
             unsettled.append(places[stop:])
             break
@@ -324,29 +390,38 @@ def _settle(
 
 
 def _nearest_in_block(
-    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, k: int
+    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, k: int, farthest: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the k nearest of each row, and whether the bounds prove it."""
-    candidates, values = _sieve(lower, min(k + _MARGIN, len(space.stored) - 1))
-    candidates.clamp_(max=len(space.stored) - 1)  # columns of the padding, whose entries are infinite
-    own, norm = space.square[rows, None], space.square.sqrt()
-    margin = 2.0 * bounds.factor * (space.square[candidates] + 2.0 * norm[rows, None] * norm[candidates])
+    """Return the k nearest of each row among some points, and whether the bounds prove it.
+
+    Of no interest is what is further away than ``farthest``, the k-th of what is known of the row.
+    """
+    n_others = bounds.n - (bounds.n == len(space.stored))
+    candidates, values = _sieve(lower, min(k + _MARGIN, n_others))
+    candidates.clamp_(max=bounds.n - 1)  # columns of the padding, whose entries are infinite
+    candidates += bounds.first
+    k = min(k, values.shape[1])
+    ratio = (space.cloud.scale / space.unit) ** 2
+    own = space.square[rows, None]
+    margin = space.square[candidates]
+    margin = 2.0 * bounds.factor * (margin + 2.0 * (own * margin).sqrt())
     # What the first columns of the float64 arithmetic below can be off by, and float32 underflow.
     slack = 1e-12 * (own + values.abs().nan_to_num(posinf=0.0)) + 1e-30
     upper = torch.where(values.isinf(), torch.inf, values + margin + slack)
     possible = values <= torch.kthvalue(upper, k, dim=1, keepdim=True).values
+    # Of equal distances the lower number counts, and those that are known have lower ones.
+    possible &= values <= farthest[:, None] * ratio - own + slack
     possible &= ~values.isinf()
     place = possible.nonzero()
     measured = squared_distances(space, rows[place[:, 0]], candidates[place[:, 0], place[:, 1]])
     exact = torch.full_like(values, torch.inf)
     exact[place[:, 0], place[:, 1]] = measured
     order = torch.sort(exact, dim=1, stable=True)
-    ratio = (space.cloud.scale / space.unit) ** 2
     # `values` leave ‖x‖² out. A bound that a measured distance breaks says that the product was less precise.
     proven = (exact * ratio - own >= values - slack).all(dim=1)
     cutoff = values.amax(dim=1)
-    kth = order.values[:, k - 1] * ratio - own[:, 0] + slack.amax(dim=1)
-    proven &= (kth < cutoff) | cutoff.isinf() | (values.shape[1] == len(space.stored) - 1)
+    kth = torch.minimum(order.values[:, k - 1], farthest) * ratio - own[:, 0] + slack.amax(dim=1)
+    proven &= (kth < cutoff) | cutoff.isinf() | (values.shape[1] == n_others)
     return order.values[:, :k].contiguous(), candidates.gather(1, order.indices)[:, :k].contiguous(), proven
 
 

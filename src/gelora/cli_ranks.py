@@ -1,5 +1,6 @@
 """Commands from a model to a rank plan, and from the plan to other tools."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,10 +37,22 @@ def estimate(
     seed: Seed = 0,
     max_length: Annotated[int | None, typer.Option(help="Tokens beyond this are cut.")] = None,
     n_tokens: Annotated[str, typer.Option(help="With pooling tokens: tokens kept; 'all' for all.")] = "20000",
-    layers: Annotated[list[str] | None, typer.Option(help="Module path of a block, once for each.")] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Number of a layer to read, or module path of a block; once for each.")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts run together.")] = 32,
+    batch_size: Annotated[str, typer.Option(help="Texts run together; 'auto' for what fits into memory.")] = "32",
     device: Annotated[str | None, typer.Option(help="By default a GPU if there is one.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16, by automatic mixed precision.")
+    ] = "float32",
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the hidden states: memory stays small, and a call that is cut off goes on."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="threads, serial, or the address of a dask scheduler. [default: threads]")
+    ] = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
     progress: Progress = True,
@@ -66,14 +79,20 @@ def estimate(
         text_column=text_column,
         max_length=max_length,
         n_tokens=_count("n_tokens", n_tokens),
-        layers=layers,
+        layers=_layers(layers),
         tokenizer=tokenizer,
-        batch_size=batch_size,
+        batch_size=batch_size if batch_size == "auto" else _count("batch_size", batch_size, "auto"),
         device=device,
+        precision=precision,
+        store=store,
+        all_processes=int(os.environ.get("WORLD_SIZE", "1")) > 1,
+        scheduler=scheduler,
         revision=revision,
         trust_remote_code=trust_remote_code,
         progress=progress,
     )
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first writes
+        return
     save_profile(profile, output)
     Console().print(profile_table(profile, title="Dimension ± standard error"))
     typer.echo(f"written: {output}")
@@ -231,13 +250,18 @@ def _draw(n_samples: str, confidence: float | None, rounding: str | None) -> Any
     return UntilStable(confidence=0.9 if confidence is None else confidence, rounding=rounding or "ceil")
 
 
-def _count(name: str, text: str) -> int | None:
-    """Read a whole number or ``all``."""
-    if text == "all":
+def _layers(given: list[str] | None) -> Any:
+    """Read numbers of layers as such; others are module paths."""
+    return [int(layer) if layer.isdecimal() else layer for layer in given] if given else None
+
+
+def _count(name: str, text: str, word: str = "all") -> Any:
+    """Read a whole number or a word, which stands for None."""
+    if text == word:
         return None
     try:
         return int(text)
     except ValueError:
         raise typer.BadParameter(
-            f"must be a whole number or 'all', got {text!r}", param_hint=f"--{name.replace('_', '-')}"
+            f"must be a whole number or {word!r}, got {text!r}", param_hint=f"--{name.replace('_', '-')}"
         ) from None

@@ -19,7 +19,7 @@ class Representations:
     Parameters
     ----------
     clouds : tuple of ndarray of shape (n_points, width)
-        One a layer.
+        One a layer; of a store what NumPy reads as such an array, when it is needed.
     stacks, layers, names : tuple
         Of each cloud: ``"encoder"`` or ``"decoder"``, position from 0 (the input of the first block), and the
         path of the module it was read from.
@@ -29,7 +29,7 @@ class Representations:
         Provenance: model, data, pooling, counts.
     """
 
-    clouds: tuple[Cloud, ...]
+    clouds: tuple[Any, ...]
     stacks: tuple[str, ...]
     layers: tuple[int, ...]
     names: tuple[str, ...]
@@ -42,7 +42,8 @@ class Representations:
 
     def __getitem__(self, index: int) -> Cloud:
         """Return the cloud at position ``index``."""
-        return self.clouds[index]
+        cloud: Cloud = np.asarray(self.clouds[index])
+        return cloud
 
 
 def join_clouds(parts: Sequence[Representations]) -> Representations:

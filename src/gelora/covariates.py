@@ -5,15 +5,26 @@ arXiv 2604.20276): both are recorded with every layer.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Numbers of a block in float64: of clouds that lie on disk no more is held at once.
+_BLOCK = 2**22
+
 
 def mean_norm(points: NDArray[Any]) -> float:
     """Return the mean Euclidean norm of ``points``, of shape (n, d)."""
-    return float(np.linalg.norm(points.astype(np.float64), axis=1).mean())
+    return float(sum(np.linalg.norm(block, axis=1).sum() for block in _blocks(points)) / len(points))
+
+
+def _blocks(points: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    """Yield the rows of ``points`` in float64, many at a time."""
+    step = max(1, _BLOCK // points.shape[1])
+    for start in range(0, len(points), step):
+        yield points[start : start + step].astype(np.float64)
 
 
 def spectrum_covariates(points: NDArray[Any]) -> dict[str, float]:
@@ -36,12 +47,18 @@ def spectrum_covariates(points: NDArray[Any]) -> dict[str, float]:
     >>> spectrum_covariates(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))["participation_ratio"]
     2.0
     """
-    wide = points.astype(np.float64)
-    largest = float(np.abs(wide).max(initial=0.0))
-    wide = wide / largest if largest > 0 else wide  # squares must neither overflow nor vanish
-    centred = wide - wide.mean(axis=0)
-    n, d = centred.shape
-    gram = centred.T @ centred if d <= n else centred @ centred.T
+    n, d = points.shape
+    largest = max((float(np.abs(block).max()) for block in _blocks(points)), default=0.0)
+    unit = largest if largest > 0 else 1.0  # squares must neither overflow nor vanish
+    mean = sum((block / unit).sum(axis=0) for block in _blocks(points)) / n
+    if d <= n:
+        gram = np.zeros((d, d))
+        for block in _blocks(points):
+            centred = block / unit - mean
+            gram += centred.T @ centred
+    else:
+        centred = points.astype(np.float64) / unit - mean
+        gram = centred @ centred.T
     eigenvalues = np.clip(np.linalg.eigvalsh(gram), 0.0, None)
     total = float(eigenvalues.sum())
     # Equal points leave only the rounding of their mean.

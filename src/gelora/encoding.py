@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from gelora.corpora import Texts, draw_rows, is_texts, read_texts
 from gelora.images import Pixels, check_processor, image_mode, is_images, read_images, stack_pixels
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
+from gelora.token_table import TableBuilder, TokenTable, pieces
 from gelora.tokenizing import (
     IGNORED_LABEL,
     TOKEN_KEYS,
@@ -29,6 +32,8 @@ from gelora.tokenizing import pad_id_of as pad_id_of
 MASK_KEYS = ("attention_mask", "decoder_attention_mask")
 WHOLE_KEYS = ("pixel_values", "inputs")
 UNSUPPORTED_KEYS = ("inputs_embeds", "position_ids")
+# Marks of equal length compare as bytes: 128 bits of BLAKE2b, of which no two examples share all.
+_MARK = np.dtype("S16")
 READ_KEYS = (*TOKEN_KEYS, *MASK_KEYS, *WHOLE_KEYS, *UNSUPPORTED_KEYS, "decoder_input_ids", "labels")
 
 
@@ -60,13 +65,14 @@ class Source:
     n_available : int
         Data rows.
     features_of : callable
-        From data rows to their features, and how many texts were cut.
+        From data rows, and a folder where token ids are kept if not in memory, to their features, and how many texts
+        were cut.
     record : mapping
         Provenance that no draw changes.
     """
 
     n_available: int
-    features_of: Callable[[NDArray[np.int64]], tuple[Sequence[Mapping[str, torch.Tensor]], int]]
+    features_of: Callable[[NDArray[np.int64], Path | None], tuple[Sequence[Mapping[str, torch.Tensor]], int]]
     record: Mapping[str, Any]
 
 
@@ -129,7 +135,7 @@ def open_source(
         if not every:
             raise ValueError("`data` must hold at least one example, got none")
         record = _source_record(f"{type(data).__name__} in memory", fingerprint(map(_key, every)), len(every), None, "")
-        return Source(len(every), lambda rows: ([every[row] for row in rows], 0), record)
+        return Source(len(every), lambda rows, _: ([every[row] for row in rows], 0), record)
     texts = data if isinstance(data, Texts) else read_texts(data, text_column=text_column)
     loaded = load_tokenizer(model, tokenizer)
     limit = length_limit(model, loaded, max_length)
@@ -137,11 +143,15 @@ def open_source(
     if decoder_texts is not None:
         mark = fingerprint([mark.encode(), Texts(list(decoder_texts), "").fingerprint().encode()])
 
-    def features_of(rows: NDArray[np.int64]) -> tuple[list[Features], int]:
-        features, n_truncated = tokenize([texts.values[row] for row in rows], loaded, limit, rows)
-        if decoder_texts is not None:
-            n_truncated += add_decoder_texts(features, decoder_texts, rows, available, model, loaded, limit)
-        return features, n_truncated
+    def features_of(rows: NDArray[np.int64], folder: Path | None) -> tuple[TokenTable, int]:
+        table, n_truncated = TableBuilder(folder), 0
+        for piece in pieces(rows):
+            encoded, n_cut = tokenize([texts.values[row] for row in piece], loaded, limit, piece)
+            n_truncated += n_cut
+            if decoder_texts is not None:
+                n_truncated += add_decoder_texts(encoded, decoder_texts, piece, available, model, loaded, limit)
+            table.add(encoded)
+        return table.finish(), n_truncated
 
     name = str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)
     return Source(available, features_of, _source_record(texts.source, mark, available, limit, name))
@@ -153,7 +163,7 @@ def _image_source(model: torch.nn.Module, data: Any, processor: Any, column: str
     made: Any = check_processor(load_tokenizer(model, processor, "AutoImageProcessor"))
     mode = image_mode(model)
 
-    def features_of(rows: NDArray[np.int64]) -> tuple[Sequence[Mapping[str, torch.Tensor]], int]:
+    def features_of(rows: NDArray[np.int64], _: Path | None) -> tuple[Sequence[Mapping[str, torch.Tensor]], int]:
         return [Pixels(images, row, made, mode) for row in rows.tolist()], 0
 
     record = _source_record(images.source, images.fingerprint(), len(images), None, type(made).__name__)
@@ -170,8 +180,27 @@ def _source_record(data: str, mark: str, n_available: int, limit: int | None, to
     }
 
 
+class Seen:
+    """Remembers which examples there were, by 16 bytes of each."""
+
+    def __init__(self) -> None:
+        self._marks = np.empty(0, dtype=_MARK)
+
+    def new(self, features: Sequence[Mapping[str, torch.Tensor]]) -> NDArray[np.int64]:
+        """Return the positions of those that were not seen before, the first of equal ones, and remember them."""
+        marks = np.fromiter((blake2b(_key(one), digest_size=_MARK.itemsize).digest() for one in features), _MARK)
+        first = np.sort(np.unique(marks, return_index=True)[1])
+        found = first[~np.isin(marks[first], self._marks)]
+        self._marks = np.concatenate([self._marks, marks[found]])
+        return found.astype(np.int64)
+
+
 def take_examples(
-    source: Source, rows: NDArray[np.int64], model: torch.nn.Module, seen: set[bytes] | None = None
+    source: Source,
+    rows: NDArray[np.int64],
+    model: torch.nn.Module,
+    seen: Seen | None = None,
+    folder: Path | None = None,
 ) -> Examples:
     """Return the distinct examples of these data rows.
 
@@ -183,25 +212,22 @@ def take_examples(
         Data rows.
     model : torch.nn.Module
         What they are for.
-    seen : set of bytes, optional
+    seen : Seen, optional
         Examples of earlier rounds, which are left out; those of this round are added.
+    folder : Path, optional
+        Where token ids are kept on disk; in memory without.
     """
-    features, n_truncated = source.features_of(rows)
+    features, n_truncated = source.features_of(rows, folder)
     _check_fits(features, model)
-    known = set() if seen is None else seen
-    kept = []
-    for position, feature in enumerate(features):
-        key = _key(feature)
-        if key not in known:
-            known.add(key)
-            kept.append(position)
+    kept = (Seen() if seen is None else seen).new(features)
     record = {
         **source.record,
         "n_texts": len(rows),
         "text_copies_removed": len(rows) - len(kept),
         "n_truncated": n_truncated,
     }
-    return Examples([features[position] for position in kept], rows[kept], record)
+    distinct = features[kept] if isinstance(features, TokenTable) else [features[position] for position in kept]
+    return Examples(distinct, rows[kept], record)
 
 
 def needs_tokenizer(data: Any, text_column: str | Sequence[str] | None = None) -> bool:
@@ -229,10 +255,13 @@ def collate(features: Sequence[Mapping[str, torch.Tensor]], pad_id: int) -> Feat
     return batch
 
 
-def n_tokens(feature: Mapping[str, torch.Tensor], stack: str = "encoder") -> int:
-    """Return the number of tokens of an example in ``stack``, 0 where it holds no token ids."""
-    key = "decoder_input_ids" if stack == "decoder" and "decoder_input_ids" in feature else "input_ids"
-    return len(feature[key]) if key in feature else 0
+def count_tokens(features: Sequence[Mapping[str, torch.Tensor]], stack: str = "encoder") -> NDArray[np.int64]:
+    """Return the number of tokens of each example in ``stack``, 0 where it holds no token ids."""
+    decoder = stack == "decoder" and "decoder_input_ids" in features[0]
+    key = "decoder_input_ids" if decoder else "input_ids"
+    if isinstance(features, TokenTable):
+        return features.lengths(key)
+    return np.array([len(one[key]) if key in one else 0 for one in features], dtype=np.int64)
 
 
 def _tensor_features(data: Any, model: torch.nn.Module) -> Iterable[Features]:
@@ -338,14 +367,17 @@ def _key(feature: Mapping[str, torch.Tensor]) -> bytes:
 def _check_fits(features: Sequence[Mapping[str, torch.Tensor]], model: torch.nn.Module) -> None:
     """Raise ValueError where token ids or lengths go beyond what the model embeds."""
     positions = position_limit(model)
-    longest = max((n_tokens(feature) for feature in features), default=0)
+    longest = int(count_tokens(features).max(initial=0)) if len(features) else 0
     if positions is not None and longest > positions:
         raise ValueError(
             f"`data`: an example has {longest} tokens, but the model has {positions} positions: truncate the examples"
         )
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     size = getattr(embeddings, "num_embeddings", None)
-    largest = max((int(feature["input_ids"].max()) for feature in features if "input_ids" in feature), default=-1)
+    if isinstance(features, TokenTable):
+        largest = features.largest("input_ids")
+    else:
+        largest = max((int(feature["input_ids"].max()) for feature in features if "input_ids" in feature), default=-1)
     if size is not None and largest >= size:
         raise ValueError(
             f"`tokenizer` does not belong to the model: token id {largest}, but the model embeds {size} ids only"

@@ -2,9 +2,9 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from gelora.clouds import Representations, as_representations
-from gelora.measuring import LayerReading, Measurer, give_out, report_halves, report_undefined
+from gelora.measuring import Caught, LayerReading, Measurer, give_out, report_halves, report_undefined
 from gelora.messages import check_replicates
-from gelora.netcdf import plain_attributes
+from gelora.processes import Processes
 from gelora.profile import COVARIATES, make_profile
 from gelora.provenance import generator, package_versions, timestamp
 from gelora.registry import EstimatorChoice, describe_estimator
 from gelora.registry import resolve_estimators as resolve_estimators
 from gelora.replicates import Halves, draw_halves, rows_fingerprints
 from gelora.representations import extract_representations
-from gelora.stopping import UntilStable, Verdict
-from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
-
-SampleChoice = int | str | UntilStable | Callable[[Representations], bool] | None
+from gelora.scheduling import SERIAL, Scheduler
+from gelora.watching import SampleChoice, watch_for
+from gelora_estimators.protocol import DimensionEstimate, DimensionEstimator
 
 
 def estimate(
@@ -42,10 +41,14 @@ def estimate(
     max_length: int | None = None,
     decoder_texts: Sequence[str] | None = None,
     n_tokens: int | None = 20_000,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | Sequence[int] | None = None,
     tokenizer: Any = None,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     device: str | None = None,
+    precision: str = "float32",
+    store: str | Path | None = None,
+    all_processes: bool = False,
+    scheduler: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = True,
@@ -71,10 +74,14 @@ def estimate(
     confidence : float, optional
         For ``n_samples="auto"``; 0.9 by default.
     pooling, text_column, max_length, decoder_texts, n_tokens, layers, tokenizer, batch_size, device, \
-    revision, trust_remote_code
+    precision, store, all_processes, revision, trust_remote_code
         As for `extract_representations`.
     seed : int
         Seed of the draw of rows and of every estimator's own draws.
+    scheduler : {"threads", "serial"} or str, optional
+        What runs the estimators: threads, by dask where it is installed; one after the other; or the workers of the
+        dask scheduler at an address such as ``"tcp://host:8786"``, which read a `store` that they can reach. By
+        default an active client of ``dask.distributed``, else threads. The numbers are the same.
     progress : bool
         Show progress bars on standard error.
 
@@ -113,7 +120,7 @@ def estimate(
     estimators = resolve_estimators(estimator)  # before any work: a mistyped name costs no time
     generator(seed)
     check_replicates(n_replicates)
-    watch = _watch(n_samples, estimators, n_replicates, confidence, seed)
+    watch = watch_for(n_samples, estimators, n_replicates, confidence, seed, estimate_representations)
     draw: Any = n_samples if watch is None else watch
     representations = extract_representations(
         model,
@@ -129,15 +136,19 @@ def estimate(
         tokenizer=tokenizer,
         batch_size=batch_size,
         device=device,
+        precision=precision,
+        store=store,
+        all_processes=all_processes,
         revision=revision,
         trust_remote_code=trust_remote_code,
         progress=progress,
     )
-    if watch is None:
-        return estimate_representations(
-            representations, estimator=estimators, n_replicates=n_replicates, seed=seed, progress=progress
-        )
-    return watch.finish(representations, estimators, progress)
+    if watch is not None:
+        return watch.finish(representations, estimators, progress)
+    own: dict[str, Any] = {"seed": seed, "scheduler": scheduler, "progress": progress}
+    return Processes(device or "auto", alone=not all_processes).agree(
+        lambda: estimate_representations(representations, estimator=estimators, n_replicates=n_replicates, **own)
+    )
 
 
 def estimate_representations(
@@ -146,6 +157,7 @@ def estimate_representations(
     estimator: EstimatorChoice = "twonn",
     n_replicates: int = 0,
     seed: int = 0,
+    scheduler: str | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Estimate the intrinsic dimension of point clouds one already has.
@@ -154,7 +166,7 @@ def estimate_representations(
     ----------
     representations : Representations, sequence of arrays, or mapping from name to array
         One cloud of shape (n_points, width) per layer, NumPy or torch, in order of depth.
-    estimator, n_replicates, seed, progress
+    estimator, n_replicates, seed, scheduler, progress
         As for `estimate`; replicates need clouds of one length. An estimator's own draws go by the seed and the name
         of the cloud, or its place in a list.
 
@@ -182,15 +194,30 @@ def estimate_representations(
     clouds = as_representations(representations)
     started = time.perf_counter()
     halves = _halves(clouds, check_replicates(n_replicates), seed)
-    n_estimates = len(estimators) * len(clouds) * (1 + len(halves))
-    with tqdm(total=n_estimates, desc="dimensions", unit=" estimates", disable=not progress) as bar:
-        measurer = Measurer(clouds=clouds, estimators=estimators, halves=halves, seed=seed, advance=bar.update)
-        layers = [measurer.measure(column) for column in range(len(clouds))]
-    give_out(measurer.caught)  # after the progress bar, which they would tear apart
+    layers, told = _measure(Measurer(clouds, estimators, halves, seed), scheduler, progress)
+    give_out(told)  # after the progress bar, which they would tear apart
     undefined = _table(layers, list(estimators), lambda reading: reading.reason, object)
     report_undefined(undefined, list(estimators), clouds)
     report_halves(layers, list(estimators), clouds)
     return _assemble(clouds, estimators, layers, halves, seed, time.perf_counter() - started)
+
+
+def _measure(measurer: Measurer, scheduler: str | None, progress: bool) -> tuple[list[LayerReading], Caught]:
+    """Run the tasks of all layers, and return their readings with what the estimators warned of."""
+    n_layers, n_tasks = len(measurer.clouds), len(measurer.estimators) + 1
+    told: Caught = []
+    chosen = Scheduler(scheduler)
+    try:
+        with tqdm(total=n_layers * n_tasks, desc="dimensions", unit=" estimates", disable=not progress) as bar:
+            if chosen.kind == SERIAL:
+                results = [chosen.results(measurer.tasks(column, chosen), bar.update) for column in range(n_layers)]
+            else:
+                tasks = [task for column in range(n_layers) for task in measurer.tasks(column, chosen)]
+                flat = chosen.results(tasks, bar.update)
+                results = [flat[start : start + n_tasks] for start in range(0, len(flat), n_tasks)]
+    finally:
+        chosen.close()
+    return [measurer.put_together(column, result, told) for column, result in enumerate(results)], told
 
 
 def _halves(clouds: Representations, n_replicates: int, seed: int) -> Halves:
@@ -293,106 +320,3 @@ def _by_scale(one: DimensionEstimate, scales: Sequence[float]) -> NDArray[np.flo
         return np.full(len(scales), np.nan)
     known = dict(zip(one.scales.tolist(), one.dimension_by_scale.tolist(), strict=True))
     return np.array([known.get(scale, math.nan) for scale in scales])
-
-
-class _Watch:
-    """Asks a stopping rule after every round, of the first estimator's profile."""
-
-    def __init__(
-        self, rule: UntilStable, estimators: Mapping[str, DimensionEstimator], n_replicates: int, seed: int
-    ) -> None:
-        self.rule = rule
-        self.first = rule.first
-        self.growth = rule.growth
-        self.n_replicates = max(n_replicates, rule.n_replicates)
-        self.seed = seed
-        self.label = next(iter(estimators))
-        self.estimator = {self.label: estimators[self.label]}
-        self.verdicts: list[Verdict] = []
-        self.profile: xr.Dataset | None = None
-        self.caught: list[warnings.WarningMessage] | None = None
-        self.seconds = 0.0
-
-    def __call__(self, representations: Representations) -> bool:
-        begun = time.perf_counter()
-        try:
-            return self._judge(representations)
-        finally:
-            self.seconds += time.perf_counter() - begun
-
-    def _judge(self, representations: Representations) -> bool:
-        with warnings.catch_warnings(record=True) as self.caught:  # those of the last round are given out at the end
-            warnings.simplefilter("always")
-            try:
-                self.profile = self._estimate(representations, self.estimator, progress=False)
-            except DegenerateCloudError:
-                return False  # too few examples yet
-        self.verdicts.append(self.rule.judge(self.profile, self.label))
-        return self.verdicts[-1].stable
-
-    def finish(
-        self, representations: Representations, estimators: Mapping[str, DimensionEstimator], progress: bool
-    ) -> xr.Dataset:
-        """Return the profile of everything that was extracted, with the verdicts of the rounds."""
-        profile = self._last(representations) if list(estimators) == [self.label] else None
-        if profile is None:
-            profile = self._estimate(representations, estimators, progress)
-        last = self.verdicts[-1] if self.verdicts else None
-        if last is None or not last.stable:
-            _warn_unsettled(last, self.rule.confidence)
-        rounds = {"auto": [verdict.record() for verdict in self.verdicts], "auto_estimator": self.label}
-        stopped = "the data ended" if last is None or not last.stable else "the ranks were stable"
-        rule = {"confidence": self.rule.confidence, "rounding": self.rule.rounding, "offset": self.rule.offset}
-        seconds = {
-            "auto_seconds": round(self.seconds, 3),
-            "extraction_seconds": round(float(profile.attrs["extraction_seconds"]) - self.seconds, 3),
-        }
-        return profile.assign_attrs(plain_attributes({**rounds, **seconds, "auto_rule": rule, "auto_stopped": stopped}))
-
-    def _last(self, representations: Representations) -> xr.Dataset | None:
-        """Return the profile of the last round if it is of all that was extracted, with the full provenance."""
-        counts = {"encoder": 0} | {stack: len(rows) for stack, rows in representations.rows.items()}
-        if self.profile is None or int(self.profile.attrs["n_rows"]) != max(counts.values()):
-            return None
-        for entry in self.caught or ():
-            warnings.warn(entry.message, category=entry.category, stacklevel=5)
-        return self.profile.assign_attrs(plain_attributes(representations.attributes))
-
-    def _estimate(
-        self, representations: Representations, estimators: Mapping[str, DimensionEstimator], progress: bool
-    ) -> xr.Dataset:
-        return estimate_representations(
-            representations, estimator=estimators, n_replicates=self.n_replicates, seed=self.seed, progress=progress
-        )
-
-
-def _watch(
-    n_samples: SampleChoice,
-    estimators: Mapping[str, DimensionEstimator],
-    n_replicates: int,
-    confidence: float | None,
-    seed: int,
-) -> _Watch | None:
-    """Return what decides in the extraction's rounds; None where the number is given, or somebody else decides."""
-    if isinstance(n_samples, str):
-        if n_samples != "auto":
-            raise ValueError(f"`n_samples` must be a number, 'auto' or None for all, got {n_samples!r}")
-        return _Watch(UntilStable(confidence=confidence or 0.9), estimators, n_replicates, seed)
-    if confidence is not None:
-        raise ValueError(f"`confidence` goes with n_samples='auto', got n_samples={n_samples!r:.60}: leave it out")
-    if isinstance(n_samples, UntilStable):
-        return _Watch(n_samples, estimators, n_replicates, seed)
-    return None
-
-
-def _warn_unsettled(last: Verdict | None, confidence: float) -> None:
-    if last is None:
-        warnings.warn("the data ended before any dimension was defined in halves of it", stacklevel=4)
-        return
-    need = "no number of examples" if math.isinf(last.n_settling) else f"about {last.n_settling:,.0f} examples"
-    warnings.warn(
-        f"the data ended at {last.n_rows:,} examples before the ranks were stable: another draw would give the same "
-        f"with probability {last.stability:.2f}, and {need} would make it {confidence:g}; see how the plan moves "
-        "with scale and rounding",
-        stacklevel=4,
-    )

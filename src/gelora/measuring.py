@@ -1,26 +1,31 @@
 """Measure one layer: every estimator on the whole cloud and on its halves, by one neighbour search."""
 
+import functools
 import inspect
 import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gelora.catching import caught
 from gelora.clouds import Representations
 from gelora.covariates import mean_norm, spectrum_covariates
 from gelora.provenance import generator
-from gelora.replicates import Halves, half_estimates
+from gelora.replicates import Halves, HalvesOfStack, half_estimates
+from gelora.scheduling import Scheduler
+from gelora.store import StoredCloud
 from gelora_estimators.neighbors import Neighbors, nearest_distances
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
 
-Caught = list[tuple[str, str, warnings.WarningMessage]]
+# What an estimator warned of; with its label and the layer.
+Entry = tuple[type[Warning], str]
+Caught = list[tuple[str, str, Entry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,9 @@ class LayerReading:
     search_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Measurer:
-    """Measures the layers of one set of clouds.
+    """Measures the layers of one set of clouds, by tasks that may run anywhere.
 
     Parameters
     ----------
@@ -78,44 +83,83 @@ class Measurer:
         Halves of the data rows; none where no replicates are wanted.
     seed : int
         Of the estimators' own draws.
-    advance : callable
-        Called after every estimate.
-    caught : list
-        Receives what the estimators warn about.
     """
 
     clouds: Representations
     estimators: Mapping[str, DimensionEstimator]
     halves: Halves
     seed: int
-    advance: Callable[[], object]
-    caught: Caught = field(default_factory=list)
 
-    def measure(self, column: int) -> LayerReading:
-        """Measure the layer at position ``column``."""
-        points, stack = self.clouds.clouds[column], self.clouds.stacks[column]
-        begun = time.perf_counter()
-        found = _search_once(points, self.estimators, halved=len(self.halves) > 0)
-        searching = time.perf_counter() - begun
-        parts = [self.halves.points(number, stack) for number in range(len(self.halves))]
-        readings = {label: self._read(label, column, parts, found.get(label)) for label in self.estimators}
-        return LayerReading(readings, cloud_covariates(points, next(iter(found.values()), None)), searching)
+    def tasks(self, column: int, scheduler: Scheduler) -> list[Any]:
+        """Return the tasks of one layer: a reading for each estimator, then the covariates.
 
-    def _read(self, label: str, column: int, parts: Sequence[NDArray[np.int64]], found: Neighbors | None) -> Reading:
-        begun = time.perf_counter()
-        points, function, clouds = self.clouds.clouds[column], self.estimators[label], self.clouds
+        The search that they share is a task of its own.
+        """
+        clouds, halved = self.clouds, len(self.halves) > 0
+        cloud = clouds.clouds[column]
+        if not isinstance(cloud, StoredCloud):  # a stored one is read by whoever works on it
+            cloud = scheduler.send(cloud)
+        found = scheduler.task(functools.partial(_search, estimators=self.estimators, halved=halved), cloud)
+        halves = self.halves.of(clouds.stacks[column])
         # By the module's path, not its position: it does not change with the layers asked for.
-        names = (label, clouds.stacks[column], clouds.names[column])
-        with _caught_into(self.caught, label, f"layer {clouds.layers[column]} of the {clouds.stacks[column]}"):
-            one, reason = _estimate_one(function, label, points, generator(self.seed, *names), found)
-        self.advance()
+        place = (clouds.stacks[column], clouds.names[column])
+        readings = [
+            scheduler.task(functools.partial(_read, label, function, place, halves, self.seed), cloud, found)
+            for label, function in self.estimators.items()
+        ]
+        return [*readings, scheduler.task(_describe, cloud, found)]
 
-        def rng_of(number: int) -> np.random.Generator:
-            return generator(self.seed, *names, "half", number)
+    def put_together(self, column: int, results: Sequence[Any], told: Caught) -> LayerReading:
+        """Return the reading of a layer from what came of its tasks; ``told`` receives what estimators warned of."""
+        where = f"layer {self.clouds.layers[column]} of the {self.clouds.stacks[column]}"
+        *read, (covariates, seconds) = results
+        for label, (_, entries) in zip(self.estimators, read, strict=True):
+            told.extend((label, where, entry) for entry in entries)
+        readings = {label: reading for label, (reading, _) in zip(self.estimators, read, strict=True)}
+        return LayerReading(readings, covariates, seconds)
 
-        single = bool(parts) and self.halves.one_point_a_row(clouds.stacks[column])
-        halves = half_estimates(points, function, one if single else None, parts, found, rng_of, self.advance)
-        return Reading(one, reason, halves, time.perf_counter() - begun)
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Neighbours for every estimator that takes them from the shared search, and its seconds."""
+
+    by_label: Mapping[str, Neighbors]
+    seconds: float
+
+
+def _search(cloud: Any, *, estimators: Mapping[str, DimensionEstimator], halved: bool) -> _Found:
+    points, begun = np.asarray(cloud), time.perf_counter()
+    found = _search_once(points, estimators, halved)
+    return _Found(found, time.perf_counter() - begun)
+
+
+def _read(
+    label: str,
+    function: DimensionEstimator,
+    place: tuple[str, str],
+    halves: HalvesOfStack,
+    seed: int,
+    cloud: Any,
+    found: _Found,
+) -> tuple[Reading, list[Entry]]:
+    points, begun = np.asarray(cloud), time.perf_counter()
+    names, neighbors = (label, *place), found.by_label.get(label)
+    with caught() as entries:
+        one, reason = _estimate_one(function, label, points, generator(seed, *names), neighbors)
+
+    def rng_of(number: int) -> np.random.Generator:
+        return generator(seed, *names, "half", number)
+
+    single = len(halves) > 0 and halves.one_point_a_row
+    parts = [halves.points(number) for number in range(len(halves))]
+    with caught() as more:
+        estimates = half_estimates(points, function, one if single else None, parts, neighbors, rng_of)
+    told = [(entry.category, str(entry.message)) for entry in (*entries, *more)]
+    return Reading(one, reason, estimates, time.perf_counter() - begun), told
+
+
+def _describe(cloud: Any, found: _Found) -> tuple[dict[str, float], float]:
+    return cloud_covariates(np.asarray(cloud), next(iter(found.by_label.values()), None)), found.seconds
 
 
 def _search_once(
@@ -192,25 +236,16 @@ def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None) -> di
     return values
 
 
-@contextmanager
-def _caught_into(caught: list[tuple[str, str, warnings.WarningMessage]], label: str, where: str) -> Iterator[None]:
-    """Keep the warnings given inside, with the estimator and layer they are about."""
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        yield
-    caught.extend((label, where, entry) for entry in found)
-
-
-def give_out(caught: Caught) -> None:
+def give_out(told: Caught) -> None:
     """Give warnings out, of an estimator's like ones the first, with all layers that have it."""
-    alike: dict[tuple[Any, ...], list[tuple[str, str, warnings.WarningMessage]]] = {}
-    for entry in caught:
-        text = re.split(r"[-+]?\d", str(entry[2].message))[0]  # up to the first number: layers differ there
-        alike.setdefault((entry[0], entry[2].category, text), []).append(entry)
+    alike: dict[tuple[Any, ...], list[tuple[str, str, Entry]]] = {}
+    for label, where, (category, message) in told:
+        text = re.split(r"[-+]?\d", message)[0]  # up to the first number: layers differ there
+        alike.setdefault((label, category, text), []).append((label, where, (category, message)))
     for (label, category, _), entries in alike.items():
         more = f" (the first of {len(entries)} alike)" if len(entries) > 1 else ""
         layers = ", ".join(where for _, where, _ in entries)
-        warnings.warn(f"{label}, {layers}: {entries[0][2].message}{more}", category=category, stacklevel=4)
+        warnings.warn(f"{label}, {layers}: {entries[0][2][1]}{more}", category=category, stacklevel=4)
 
 
 def report_halves(layers: Sequence[LayerReading], labels: Sequence[str], clouds: Representations) -> None:

@@ -1,10 +1,16 @@
 """Pooling: hidden states of tokens → vectors of examples."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gelora.messages import check_integer
+
+IntArray = NDArray[np.int64]
+# Draws held at once beside those that are kept.
+_PIECE = 2**20
 
 POOLINGS = ("mean", "last", "cls", "max", "tokens")
 
@@ -58,10 +64,35 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, keep: torch.Ten
     return wide[torch.arange(len(wide), device=wide.device), index]
 
 
-def choose_tokens(
-    lengths: NDArray[np.int64], n_tokens: int | None, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
+@dataclass(frozen=True, slots=True)
+class KeptTokens:
+    """The tokens of each example that become points.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (n_points,)
+        Counted over the attended tokens of their example, example after example, ascending.
+    ends : ndarray of shape (n_examples + 1,)
+        Where those of each example begin, with their number at the end.
+    """
+
+    positions: IntArray
+    ends: IntArray
+
+    def __getitem__(self, example: int) -> IntArray:
+        """Return the kept positions of one example."""
+        return self.positions[self.ends[example] : self.ends[example + 1]]
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.ends) - 1
+
+
+def choose_tokens(lengths: IntArray, n_tokens: int | None, rng: np.random.Generator) -> KeptTokens:
     """Choose tokens uniformly from all texts, before any is computed: no dependence on batches.
+
+    A reservoir: every token draws a number in its turn, and those with the smallest are kept, so that memory is that
+    of the kept tokens and not of all (Efraimidis and Spirakis 2006, equal weights).
 
     Parameters
     ----------
@@ -74,17 +105,31 @@ def choose_tokens(
 
     Returns
     -------
-    list of ndarray
-        For each example the kept positions, counted over its attended tokens, ascending.
+    KeptTokens
+
+    References
+    ----------
+    Efraimidis, P. S. and Spirakis, P. G. (2006). Weighted random sampling with a reservoir. Information Processing
+    Letters 97, 181–185.
     """
     if n_tokens is not None:
         check_integer("n_tokens", n_tokens, 1, ", or None for all")
-    total = int(lengths.sum())
-    if n_tokens is None or n_tokens >= total:
-        chosen = np.arange(total)
-    else:
-        chosen = np.sort(rng.choice(total, size=n_tokens, replace=False))
-    ends = np.cumsum(lengths)
-    cuts = np.searchsorted(chosen, ends)
-    starts = ends - lengths
-    return [part - start for part, start in zip(np.split(chosen, cuts[:-1]), starts, strict=True)]
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    total = int(starts[-1])
+    everything = n_tokens is None or n_tokens >= total
+    chosen = np.arange(total) if everything else _smallest(total, int(n_tokens or 0), rng)
+    ends = np.searchsorted(chosen, starts)
+    return KeptTokens(chosen - np.repeat(starts[:-1], np.diff(ends)), ends)
+
+
+def _smallest(total: int, n: int, rng: np.random.Generator) -> IntArray:
+    """Return which ``n`` of ``total`` draws are the smallest, ascending, holding few of them at a time."""
+    numbers, places = np.empty(0), np.empty(0, dtype=np.int64)
+    for start in range(0, total, _PIECE):
+        size = min(_PIECE, total - start)
+        numbers = np.concatenate([numbers, rng.random(size)])
+        places = np.concatenate([places, np.arange(start, start + size)])
+        if len(numbers) > n:
+            kept = np.argpartition(numbers, n - 1)[:n]
+            numbers, places = numbers[kept], places[kept]
+    return np.sort(places)

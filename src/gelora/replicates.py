@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gelora.catching import caught
 from gelora.messages import check_replicates
 from gelora.provenance import fingerprint, generator
 from gelora_estimators.neighbors import Neighbors, neighbors_within
@@ -43,13 +44,34 @@ class Halves:
         """Distinct data rows."""
         return int(self.members.shape[1])
 
-    def one_point_a_row(self, stack: str) -> bool:
-        """Say whether no two points of ``stack`` come from one data row."""
-        return len(np.unique(self.places[stack])) == len(self.places[stack])
+    def of(self, stack: str) -> "HalvesOfStack":
+        """Return the halves as the points of one stack see them."""
+        return HalvesOfStack(self.members, self.places.get(stack, np.empty(0, dtype=np.int64)))
 
     def points(self, replicate: int, stack: str) -> IntArray:
         """Return the numbers of the points of ``stack`` whose data row is in the half, ascending."""
-        return np.flatnonzero(self.members[replicate][self.places[stack]])
+        return self.of(stack).points(replicate)
+
+
+@dataclass(frozen=True, slots=True)
+class HalvesOfStack:
+    """Random halves of the data rows, for the points of one stack; fields as of `Halves`."""
+
+    members: Mask
+    places: IntArray
+
+    def __len__(self) -> int:
+        """Return the number of replicates."""
+        return len(self.members)
+
+    @property
+    def one_point_a_row(self) -> bool:
+        """Whether no two points come from one data row."""
+        return len(np.unique(self.places)) == len(self.places)
+
+    def points(self, replicate: int) -> IntArray:
+        """Return the numbers of the points whose data row is in the half, ascending."""
+        return np.flatnonzero(self.members[replicate][self.places])
 
 
 def draw_halves(rows: Mapping[str, IntArray], n_replicates: int, seed: int) -> Halves:
@@ -100,7 +122,6 @@ def half_estimates(
     parts: Sequence[IntArray],
     found: Neighbors | None,
     rng_of: Callable[[int], np.random.Generator],
-    advance: Callable[[], object] = lambda: None,
 ) -> list[DimensionEstimate | None]:
     """Estimate on each part of a cloud, without an error of its own.
 
@@ -120,8 +141,6 @@ def half_estimates(
         searched again.
     rng_of : callable
         From the number of a part to its generator.
-    advance : callable
-        Called after each part, for a progress bar.
 
     Returns
     -------
@@ -132,25 +151,21 @@ def half_estimates(
     usable = offered is not None and whole is not None and math.isfinite(whole.dimension)
     known = offered(whole, len(parts)) if usable else None
     if known is not None:
-        return [_counted(DimensionEstimate(float(value)), advance) for value in known]
+        return [DimensionEstimate(float(value)) for value in known]
     bare = getattr(estimator, "without_error", None)
     cheap: Any = estimator if bare is None else bare()
     lookup = _lookup(points, cheap, found)
     estimates: list[DimensionEstimate | None] = []
     for number, part in enumerate(parts):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # said once of the whole cloud
+        with caught() as told:
             try:
                 estimates.append(lookup(part, rng_of(number)))
             except DegenerateCloudError:
                 estimates.append(None)
-        advance()
+        for entry in told:
+            if not issubclass(entry.category, UserWarning):  # what an estimator says was said of the whole cloud
+                warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
     return estimates
-
-
-def _counted(estimate: DimensionEstimate, advance: Callable[[], object]) -> DimensionEstimate:
-    advance()
-    return estimate
 
 
 def _lookup(

@@ -1,7 +1,8 @@
 """Hidden states → one point cloud per layer."""
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,22 @@ from gelora.blocks import Block, architecture_of, find_blocks, weights_fingerpri
 from gelora.clouds import Representations as Representations
 from gelora.collecting import Collector
 from gelora.corpora import draw_rows, read_texts
-from gelora.encoding import Examples, needs_tokenizer, open_source, take_examples
-from gelora.hooks import inference_on
+from gelora.encoding import Examples, Seen, needs_tokenizer, open_source, take_examples
+from gelora.files import make_folder
+from gelora.filling import fill_memory, fill_store
 from gelora.images import is_images, read_images
-from gelora.messages import check_integer
+from gelora.messages import check_choice, check_integer
 from gelora.models import load_pretrained
 from gelora.pooling import check_pooling
+from gelora.processes import Processes
+from gelora.provenance import fingerprint, package_versions
 from gelora.rounds import read_until
+from gelora.store import StoredCloud
+from gelora.windows import Layer, window_rows
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_AUTO_SIZES = {False: 32, True: 512}
+_USUAL_WIDTH = 1024
 
 
 def extract_representations(
@@ -34,10 +44,13 @@ def extract_representations(
     max_length: int | None = None,
     decoder_texts: Sequence[str] | None = None,
     n_tokens: int | None = 20_000,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | Sequence[int] | None = None,
     tokenizer: Any = None,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     device: str | None = None,
+    precision: str = "float32",
+    store: str | Path | None = None,
+    all_processes: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = True,
@@ -74,14 +87,25 @@ def extract_representations(
         For an encoder-decoder model: the decoder's text of each data row. Without it only the encoder runs.
     n_tokens : int, optional
         With ``pooling="tokens"``: tokens kept, drawn uniformly from all texts; None keeps all.
-    layers : sequence of str, optional
-        Module paths of the blocks, for an architecture gelora does not know.
+    layers : sequence of int or of str, optional
+        Numbers of the layers to read, of each stack: the others are not kept, and the model is left after the last
+        of them. Or module paths of the blocks, for an architecture gelora does not know.
     tokenizer : PreTrainedTokenizerBase, str or Path, optional
         By default the one beside the model's weights. For images an image processor.
-    batch_size : int
-        Examples run together; they are sorted by length first.
+    batch_size : int or "auto"
+        Examples run together, of similar length. Where they do not fit into memory, half as many from there on;
+        ``"auto"`` starts with 512 on a GPU and 32 on a CPU.
     device : str, optional
         For a model given by name: where it runs; by default a GPU if there is one.
+    precision : {"float32", "bfloat16", "float16"}
+        Of automatic mixed precision; ``"float32"`` leaves the model as it is. Points with non-finite coordinates are
+        counted, and warned of.
+    store : str or Path, optional
+        Folder of a zarr store for the hidden states: they are written as they are made and read layer by layer, so
+        that memory does not grow with the data; a call that is cut off goes on at the next. Needs ``gelora[scale]``.
+    all_processes : bool
+        Every process of a job that torchrun or ``accelerate launch`` started makes this call: they divide the windows
+        of the `store`, and each returns all of it.
     revision : str, optional
         For a model given by name: branch, tag or commit on the hub.
     trust_remote_code : bool
@@ -92,6 +116,7 @@ def extract_representations(
     Returns
     -------
     Representations
+        With a store its clouds are `gelora.store.StoredCloud`, which NumPy reads when it needs them.
 
     Raises
     ------
@@ -112,11 +137,18 @@ def extract_representations(
     """
     started = time.perf_counter()
     check_pooling(pooling)
-    batch_size = check_integer("batch_size", batch_size, 1)
+    if batch_size != "auto":
+        batch_size = check_integer("batch_size", batch_size, 1, ", or 'auto'")
+    check_choice("precision", precision, PRECISIONS)
+    if store is not None and callable(n_samples):
+        raise ValueError("`store` needs to know the rows beforehand: give `n_samples` as a number or None")
     if callable(n_samples) and pooling == "tokens":
         raise ValueError(
             "`n_samples` must be a number or None with pooling='tokens', whose points `n_tokens` limits, not the texts"
         )
+    if all_processes and store is None:
+        raise ValueError("`all_processes` needs a `store`, whose windows they divide: give a folder that they share")
+    processes = Processes(device or "auto", alone=not all_processes)
     if needs_tokenizer(data, text_column):
         # Before the model is loaded: a mistyped column costs no time.
         data = read_texts(data, text_column=text_column)
@@ -129,7 +161,9 @@ def extract_representations(
             tokenizer = load_pretrained(model, "AutoImageProcessor", **own)
     loaded = _load(model, device, revision, trust_remote_code)
     runner = _backbone(loaded)
-    found = find_blocks(runner, layers)
+    paths = [one for one in layers or () if isinstance(one, str)]
+    found = find_blocks(runner, paths or None)
+    asked = _asked_layers([one for one in layers or () if not isinstance(one, str)], bool(paths), found)
     source = open_source(
         runner,
         data,
@@ -140,18 +174,25 @@ def extract_representations(
     )
     attributes = {
         **_describe(loaded, runner, found, revision),
+        "precision": precision,
         "pooling": pooling,
         "n_tokens": (n_tokens or "all") if pooling == "tokens" else "",
         "text_column": [text_column] if isinstance(text_column, str) else list(text_column or ()),
         "batch_size": batch_size,
         "sample_seed": seed,
     }
+    folder = None if store is None else make_folder(store)
 
     def collect(examples: Examples) -> Representations:
-        return _collect(runner, found, examples, pooling, n_tokens, seed, batch_size, progress)
+        blocks = _running_blocks(found, examples)
+        collector = Collector(
+            runner, blocks, examples, pooling, n_tokens, seed, layers=asked, precision=PRECISIONS[precision]
+        )
+        size = batch_size if isinstance(batch_size, int) else _AUTO_SIZES[_device_of(runner).type == "cuda"]
+        return _collect(collector, folder, attributes, size, processes, progress)
 
-    def take(rows: NDArray[np.int64], seen: set[bytes] | None = None) -> Examples:
-        return take_examples(source, rows, runner, seen)
+    def take(rows: NDArray[np.int64], seen: Seen | None = None) -> Examples:
+        return take_examples(source, rows, runner, seen, folder)
 
     if callable(n_samples):
         collected = read_until(take, collect, n_samples, source.n_available, seed)
@@ -161,34 +202,94 @@ def extract_representations(
     return replace(collected, attributes={**attributes, **spent, **collected.attributes})
 
 
+def _running_blocks(found: Sequence[Block], examples: Examples) -> Sequence[Block]:
+    """Return the blocks that run: without inputs for the decoder only those of the encoder."""
+    two_stacks = {block.stack for block in found} == {"encoder", "decoder"}
+    encoder_alone = two_stacks and "decoder_input_ids" not in examples.features[0]
+    return [block for block in found if block.stack == "encoder"] if encoder_alone else found
+
+
+def _asked_layers(numbers: Sequence[Any], named: bool, blocks: Sequence[Block]) -> set[Layer] | None:
+    """Return the layers that are read, None for all; numbers count in each stack.
+
+    Raises
+    ------
+    ValueError
+        If a number is that of no layer, or stands beside paths of modules.
+    """
+    if not numbers:
+        return None
+    if named:
+        raise ValueError(
+            f"`layers` must be numbers of layers or module paths, not both, got {list(numbers)} beside paths"
+        )
+    known = {(block.stack, index) for block in blocks for index in (0, block.index)}
+    asked = {check_integer("layers", number, 0, ", or the path of a module") for number in numbers}
+    most = max(index for _, index in known)
+    if max(asked) > most:
+        raise ValueError(f"`layers` must be numbers from 0 to {most}, got {max(asked)}")
+    return {layer for layer in known if layer[1] in asked}
+
+
 def _collect(
-    runner: torch.nn.Module,
-    found: Sequence[Block],
-    examples: Examples,
-    pooling: str,
-    n_tokens: int | None,
-    seed: int,
+    collector: Collector,
+    folder: Path | None,
+    attributes: Mapping[str, Any],
     batch_size: int,
+    processes: Processes,
     progress: bool,
 ) -> Representations:
     """Run the examples, and return their clouds with the record of the examples as attributes."""
-    two_stacks = {block.stack for block in found} == {"encoder", "decoder"}
-    encoder_alone = two_stacks and "decoder_input_ids" not in examples.features[0]
-    blocks = [block for block in found if block.stack == "encoder"] if encoder_alone else found
-    collector = Collector(runner, blocks, examples, pooling, n_tokens, seed)
-    with inference_on(runner):
-        collector.run(batch_size, progress)
-    names = {(block.stack, block.index): block.name for block in blocks}
-    names |= {(block.stack, 0): f"{block.name} (input)" for block in blocks if block.index == 1}
-    keys = sorted(collector.clouds, key=lambda key: (key[0] == "decoder", key[1]))
+    examples = collector.examples
+    rows = {stack: np.repeat(examples.rows, np.diff(ends)) for stack, ends in collector.offsets.items()}
+    size = window_rows(int(attributes["architecture"]["width"]) or _USUAL_WIDTH)
+    keys = sorted(collector.layers, key=lambda key: (key[0] == "decoder", key[1]))
+    clouds: Mapping[Layer, Any]
+    if folder is None:
+        clouds = fill_memory(collector, size, batch_size, progress)
+        nonfinite: Mapping[Layer, int] = collector.n_nonfinite
+    else:
+        identity = _identity(attributes, examples, keys, rows)
+        options: dict[str, Any] = {"window_rows": size, "batch_size": batch_size, "processes": processes}
+        store = fill_store(folder, collector, identity, rows, progress=progress, **options)
+        clouds = {(stack, layer): StoredCloud(store, stack, layer) for stack, layer in keys}
+        nonfinite = store.count_nonfinite()
+    names = {(block.stack, block.index): block.name for block in collector.blocks}
+    names |= {(block.stack, 0): f"{block.name} (input)" for block in collector.blocks if block.index == 1}
+    bad = {names[key]: nonfinite[key] for key in keys if nonfinite.get(key)}
+    if bad:
+        name = next(iter(bad))
+        warnings.warn(
+            f"{bad[name]} of {len(clouds[keys[0]])} points of {name!r} have non-finite coordinates"
+            + (f", and others of {len(bad) - 1} more layers" if len(bad) > 1 else "")
+            + ": no dimension is defined there; give another `precision` or `dtype`",
+            stacklevel=4,
+        )
     return Representations(
-        clouds=tuple(collector.clouds[key] for key in keys),
+        clouds=tuple(clouds[key] for key in keys),
         stacks=tuple(stack for stack, _ in keys),
         layers=tuple(layer for _, layer in keys),
         names=tuple(names[key] for key in keys),
-        rows={stack: np.repeat(examples.rows, np.diff(ends)) for stack, ends in collector.offsets.items()},
-        attributes=dict(examples.record),
+        rows=rows,
+        attributes={**examples.record, "n_nonfinite": bad},
     )
+
+
+def _identity(
+    attributes: Mapping[str, Any], examples: Examples, layers: Sequence[Layer], rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Any]:
+    """Return what the hidden states in a store depend on."""
+    kept = ("model_class", "architecture", "weights_fingerprint", "dtype", "precision", "pooling", "n_tokens")
+    return {
+        **{name: attributes[name] for name in kept},
+        "layers": [list(layer) for layer in layers],
+        "data_fingerprint": examples.record["data_fingerprint"],
+        "max_length": examples.record["max_length"],
+        "tokenizer": examples.record["tokenizer"],
+        "rows": {stack: fingerprint([values.astype("<i8").tobytes()]) for stack, values in rows.items()},
+        "sample_seed": attributes["sample_seed"],
+        "gelora": package_versions(["gelora"]).get("gelora", ""),
+    }
 
 
 def _describe(
@@ -206,6 +307,11 @@ def _describe(
         "device": str(parameter.device) if parameter is not None else "cpu",
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else "",
     }
+
+
+def _device_of(runner: torch.nn.Module) -> torch.device:
+    parameter = next(runner.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _load(model: Any, device: str | None, revision: str | None, trust_remote_code: bool) -> torch.nn.Module:

@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gelora.clouds import Representations, join_clouds
-from gelora.encoding import Examples
+from gelora.encoding import Examples, Seen
 from gelora.provenance import generator
 
 FIRST = 500
 GROWTH = 2.0
 N_STRATA = 100
 
-Take = Callable[[NDArray[np.int64], set[bytes]], Examples]
+Take = Callable[[NDArray[np.int64], Seen], Examples]
 
 
 def stratified_order(n_available: int, seed: int, *, n_strata: int = N_STRATA) -> NDArray[np.int64]:
@@ -85,7 +85,7 @@ def read_until(
         With the rows drawn by the end of each round in the attribute ``rounds``.
     """
     order = stratified_order(n_available, seed)
-    seen: set[bytes] = set()
+    seen = Seen()
     counts = {"n_texts": 0, "text_copies_removed": 0, "n_truncated": 0}
     sizes, done = [], 0
     joined: Representations | None = None

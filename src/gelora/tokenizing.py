@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Features = dict[str, torch.Tensor]
+Encoded = dict[str, list[list[int]]]
 TOKEN_KEYS = ("input_ids", "token_type_ids")
 IGNORED_LABEL = -100
 
@@ -35,10 +36,8 @@ def length_limit(model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", a
     return min(limits, default=None)
 
 
-def tokenize(
-    texts: Sequence[Text], tokenizer: Any, limit: int | None, rows: NDArray[np.int64]
-) -> tuple[list[Features], int]:
-    """Tokenize texts without padding; return the features and how many texts were truncated."""
+def tokenize(texts: Sequence[Text], tokenizer: Any, limit: int | None, rows: NDArray[np.int64]) -> tuple[Encoded, int]:
+    """Tokenize texts without padding; return the ids of each text by name, and how many texts were truncated."""
     encoded = _call_tokenizer(tokenizer, texts, None)
     long = [i for i, ids in enumerate(encoded["input_ids"]) if limit is not None and len(ids) > limit]
     if long:
@@ -46,16 +45,13 @@ def tokenize(
         for key, values in encoded.items():
             for i, value in zip(long, cut[key], strict=True):
                 values[i] = value
-    features = []
-    for i in range(len(texts)):
-        feature = {key: torch.tensor(encoded[key][i]) for key in TOKEN_KEYS if key in encoded}
-        if not len(feature["input_ids"]):
-            raise ValueError(f"`data`: the text in row {rows[i]} has no tokens: drop empty texts first")
-        features.append(feature)
-    return features, len(long)
+    for row, ids in zip(rows, encoded["input_ids"], strict=True):
+        if not len(ids):
+            raise ValueError(f"`data`: the text in row {row} has no tokens: drop empty texts first")
+    return {key: encoded[key] for key in TOKEN_KEYS if key in encoded}, len(long)
 
 
-def _call_tokenizer(tokenizer: Any, texts: Sequence[Text], limit: int | None) -> dict[str, list[list[int]]]:
+def _call_tokenizer(tokenizer: Any, texts: Sequence[Text], limit: int | None) -> Encoded:
     cut = {"truncation": True, "max_length": limit} if limit is not None else {"truncation": False}
     pairs = isinstance(texts[0], tuple)
     if any(isinstance(text, tuple) != pairs for text in texts):
@@ -65,7 +61,7 @@ def _call_tokenizer(tokenizer: Any, texts: Sequence[Text], limit: int | None) ->
 
 
 def add_decoder_texts(
-    features: list[Features],
+    encoded: Encoded,
     decoder_texts: Sequence[str],
     rows: NDArray[np.int64],
     n_available: int,
@@ -73,14 +69,14 @@ def add_decoder_texts(
     tokenizer: Any,
     limit: int | None,
 ) -> int:
-    """Add the decoder's inputs to the features; return how many decoder texts were truncated."""
+    """Add the decoder's inputs to the ids of texts; return how many decoder texts were truncated."""
     if len(decoder_texts) != n_available:
         raise ValueError(
             f"`decoder_texts` must hold one text for each of the {n_available} rows of `data`, got {len(decoder_texts)}"
         )
     targets, n_truncated = tokenize([decoder_texts[row] for row in rows], tokenizer, limit, rows)
-    for feature, target in zip(features, targets, strict=True):
-        feature["decoder_input_ids"] = shift_right(target["input_ids"], model)
+    shifted = (shift_right(torch.tensor(ids), model) for ids in targets["input_ids"])
+    encoded["decoder_input_ids"] = [ids.tolist() for ids in shifted]
     return n_truncated
 
 

@@ -7,6 +7,9 @@ import torch
 from gelora_estimators import DegenerateCloudError, as_points, nearest_distances
 from gelora_estimators.clouds import gaussian, random_rotation, sphere
 from gelora_estimators.neighbors import count_within
+from gelora_estimators.points import distinct_rows
+from gelora_estimators.search import search, search_space
+from gelora_estimators.spanning_tree import minimum_spanning_tree
 
 
 def brute_force(points, k):
@@ -138,6 +141,27 @@ def test_blocks_of_rows_give_the_same_bits_as_one_block(cloud, monkeypatch):
     found = nearest_distances(cloud, 6)
     np.testing.assert_array_equal(found.distances, reference.distances)
     np.testing.assert_array_equal(found.indices, reference.indices)
+
+
+@pytest.mark.parametrize("n_columns", [16, 37, 64, 299])
+def test_parts_of_columns_give_the_same_bits_as_the_whole_cloud(cloud, monkeypatch, n_columns):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(3, size=len(cloud))
+    grid = np.stack(np.meshgrid(np.arange(17.0), np.arange(18.0)), axis=-1).reshape(-1, 2)  # ties everywhere
+    rows, radii = np.arange(0, 300, 7), np.array([0.1, 1.0, 30.0])
+
+    def everything():
+        space = search_space(distinct_rows(cloud, minimum=2), torch.device("cpu"))
+        found = [nearest_distances(points, 6).distances for points in (cloud, grid, cloud + 1e4)]
+        found += [nearest_distances(cloud, 6).indices, nearest_distances(grid, 20).distances]
+        found += [search(space, np.arange(5, 200), 3, labels=labels)[0], count_within(cloud, rows, radii)]
+        return [*found, minimum_spanning_tree(cloud).lengths, minimum_spanning_tree(grid).lengths]
+
+    reference = everything()
+    size = {"cpu": n_columns * 4 * (cloud.shape[1] + 2)}
+    monkeypatch.setattr("gelora_estimators.search._COLUMN_BYTES", size)
+    for one, other in zip(everything(), reference, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_too_few_points_for_k_are_refused_with_the_counts(cloud):

@@ -253,7 +253,7 @@ def test_what_an_estimator_returns_is_checked(clouds):
     sometimes = iter([DimensionEstimate(np.inf, 1.0, (1.0, 2.0)), DimensionEstimate(2.0), DimensionEstimate(-3.0)])
     with pytest.warns(UserWarning, match=r"the estimator returned (inf|-3\.0)"):
         profile = estimate_representations(
-            clouds, estimator={"odd": lambda points, rng: next(sometimes)}, progress=False
+            clouds, estimator={"odd": lambda points, rng: next(sometimes)}, scheduler="serial", progress=False
         )
     assert profile["dimension"].isnull().values.tolist() == [[True, False, True]]
     assert np.isnan(profile["standard_error"].values[0, 0])

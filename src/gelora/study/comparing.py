@@ -12,11 +12,11 @@ import xarray as xr
 from gelora.figures import save_figure
 from gelora.files import atomic_path, make_folder
 from gelora.plots_comparison import COSTS, plot_comparison
+from gelora.processes import Processes
 from gelora.quiet import quiet_libraries
 from gelora.scores import save_comparison
 from gelora.study.counting import count_parameters
 from gelora.study.planning import Planner
-from gelora.study.processes import Processes
 from gelora.study.reading import read_study
 from gelora.study.results import collect
 from gelora.study.running import run_missing

@@ -14,8 +14,8 @@ from gelora.finetuning.record import open_record
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tasks import Task
 from gelora.plan import RankPlan
+from gelora.processes import Processes
 from gelora.study.planning import Planner
-from gelora.study.processes import Processes
 from gelora.study.rows import drawn, hold_out, load_rows, task_of
 from gelora.study.searching import Trial, choose, propose
 from gelora.study.specification import Study

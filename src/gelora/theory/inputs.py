@@ -11,7 +11,6 @@ import torch
 from gelora.blocks import Block, find_blocks
 from gelora.collecting import Collector
 from gelora.encoding import Examples, encode, needs_tokenizer
-from gelora.hooks import inference_on
 from gelora.models import load_pretrained
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -86,8 +85,9 @@ def record_calls(subject: Subject, point: int, n_copies: int) -> dict[str, Call]
                for block in subject.blocks]  # fmt: skip
     copies = Examples([subject.examples.features[point]] * n_copies, np.arange(n_copies), {})
     try:
-        with inference_on(subject.runner):
-            Collector(subject.runner, subject.blocks, copies, "mean", None, 0).run(n_copies, progress=False)
+        collector = Collector(subject.runner, subject.blocks, copies, "mean", None, 0)
+        for window in collector.windows(n_copies):
+            collector.run(window, n_copies)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""Several processes on one run, as torchrun and accelerate start them: the first decides and writes, all agree."""
+"""Several processes on one work, as torchrun and accelerate start them: the first decides, all agree."""
 
 import os
 from collections.abc import Callable
@@ -15,11 +15,13 @@ class Processes:
     ----------
     device : str
         As `gelora.finetune` takes it: says what the processes talk by.
+    alone : bool
+        Take this process for the only one, whatever others there are.
     """
 
-    def __init__(self, device: str = "auto") -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.index = int(os.environ.get("RANK", "0"))
+    def __init__(self, device: str = "auto", *, alone: bool = False) -> None:
+        self.count = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
+        self.index = 0 if alone else int(os.environ.get("RANK", "0"))
         if self.count > 1:
             import torch
             from accelerate import PartialState
