@@ -72,11 +72,21 @@ def search_space(cloud: DistinctRows, device: torch.device) -> SearchSpace:
         np.einsum("ij,ij->i", block, block, out=square[part])
 
     in_threads(work, len(stored), rows_in_cache(stored.shape[1]))
-    # A read-only array is never written to here, but torch would warn about it.
-    own = stored if stored.flags.writeable and stored.flags.c_contiguous else np.array(stored)
-    return SearchSpace(
-        cloud=cloud, stored=torch.from_numpy(own).to(device), unit=unit, square=torch.from_numpy(square).to(device)
-    )
+    own = torch.from_numpy(_unlocked(np.require(stored, requirements="C")))
+    return SearchSpace(cloud=cloud, stored=own.to(device), unit=unit, square=torch.from_numpy(square).to(device))
+
+
+class _Memory:
+    """Memory of a read-only array, as one that may be written to."""
+
+    def __init__(self, array: StoredArray) -> None:
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.__array_interface__["data"][0], False)}
+        self._array = array  # whose memory it is
+
+
+def _unlocked(array: StoredArray) -> StoredArray:
+    """Return an array that torch takes without a warning: nothing here writes, and a copy may not fit into memory."""
+    return array if array.flags.writeable else np.asarray(_Memory(array))
 
 
 def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -229,7 +229,8 @@ def _evidence(
     if expected != set(evidence.layers):
         raise ValueError(
             f"the profile has {len(evidence.layers)} layers, but `model` has blocks for {len(expected)} "
-            f"({architecture}): make the profile again for this model"
+            f"({architecture}): make the profile again for this model, with all layers: ranks are differences between "
+            "each and the next"
         )
     for dimensions in evidence.dimensions:
         named = dict(zip(evidence.layers, dimensions.tolist(), strict=True))
