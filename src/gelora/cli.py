@@ -11,6 +11,7 @@ import typer
 from gelora import cli_ranks as cli_ranks
 from gelora import cli_tuning as cli_tuning
 from gelora.cli_options import app as app
+from gelora.masking import masked
 
 
 def main() -> None:
@@ -21,12 +22,13 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         if os.environ.get("GELORA_DEBUG"):
             raise
-        typer.echo(f"gelora: error: {error}", err=True)
+        typer.echo(f"gelora: error: {masked(str(error))}", err=True)
         sys.exit(1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    typer.echo(f"gelora: {'warning' if category is UserWarning else category.__name__}: {message}", err=True)
+    kind = "warning" if category is UserWarning else category.__name__
+    typer.echo(f"gelora: {kind}: {masked(str(message))}", err=True)
 
 
 if __name__ == "__main__":

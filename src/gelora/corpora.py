@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gelora.masking import masked
 from gelora.messages import check_integer, nearest
 from gelora.provenance import fingerprint, generator
 
@@ -141,7 +142,7 @@ def _read_file(path: Path, text_column: str | Sequence[str] | None) -> Texts:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise FileNotFoundError(
-            f"`data`: there is {found} at {str(path)!r}; give a file of type {', '.join(FILE_TYPES)}"
+            f"`data`: there is {found} at {masked(str(path))!r}; give a file of type {', '.join(FILE_TYPES)}"
         )
     if path.suffix.lower() == ".txt":
         if text_column is not None:

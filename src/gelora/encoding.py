@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gelora.blocks import position_limit
 from gelora.corpora import Texts, draw_rows, is_texts, read_texts
 from gelora.images import Pixels, check_processor, image_mode, is_images, read_images, stack_pixels
+from gelora.masking import masked
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
 from gelora.token_table import TableBuilder, TokenTable, pieces
@@ -172,11 +173,11 @@ def _image_source(model: torch.nn.Module, data: Any, processor: Any, column: str
 
 def _source_record(data: str, mark: str, n_available: int, limit: int | None, tokenizer: str) -> dict[str, Any]:
     return {
-        "data": data,
+        "data": masked(data),
         "data_fingerprint": mark,
         "n_available": n_available,
         "max_length": limit or 0,
-        "tokenizer": tokenizer,
+        "tokenizer": masked(tokenizer),
     }
 
 

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gelora.masking import masked
+
+# Of a JSON file that is read: the largest of ours, plans and outcomes, have some megabytes.
+MAX_BYTES = 64 * 2**20
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -119,5 +124,24 @@ def _probe(folder: Path, target: Path) -> None:
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """Return ``value`` as JSON, NumPy's numbers as numbers."""
-    return json.dumps(value, default=lambda number: number.item(), **options)
+    """Return ``value`` as JSON, NumPy's numbers as numbers and credentials masked."""
+    return masked(json.dumps(value, default=lambda number: number.item(), **options))
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what a JSON file holds, whoever wrote it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is no JSON, nests values without end, has a number of thousands of digits, or is larger than `MAX_BYTES`.
+    """
+    file = Path(path)
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error

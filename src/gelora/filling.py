@@ -1,7 +1,6 @@
 """Run all windows of an extraction: into memory, or into a store that goes on where it was cut off."""
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gelora.collecting import Cloud, Collector
-from gelora.files import atomic_path, to_json
+from gelora.files import atomic_path, read_json, to_json
 from gelora.processes import Processes
 from gelora.readings import forget_readings
 from gelora.store import META_FILE, ActivationStore, create, locked, open_store
@@ -166,11 +165,11 @@ class _BatchSizes:
 
     def _noted(self) -> dict[int, int]:
         try:
-            noted = json.loads(self._file.read_text(encoding="utf-8"))
+            noted = read_json(self._file)
             sizes = {int(number): int(size) for number, size in noted.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise self._damaged(str(error)) from error
         if any(number < 0 or size < 1 for number, size in sizes.items()):
             raise self._damaged("a size or a window is not positive")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gelora.masking import masked
 from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def load_pretrained(
 
     folder = Path(model)
     if not folder.is_dir() and (isinstance(model, Path) or _looks_like_path(str(model))):
-        raise FileNotFoundError(f"`model`: there is no folder {str(model)!r}; give a model's folder or hub name")
+        raise FileNotFoundError(
+            f"`model`: there is no folder {masked(str(model))!r}; give a model's folder or hub name"
+        )
     try:
         with quiet_libraries():
             return getattr(transformers, auto_class).from_pretrained(
@@ -64,7 +67,8 @@ def load_pretrained(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = "" if folder.is_dir() else f", and there is no folder {str(model)!r}"
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise kind(f"`model`: {str(model)!r} could not be loaded by {auto_class}: {reason}{where}") from error
+        text = f"`model`: {str(model)!r} could not be loaded by {auto_class}: {reason}{where}"
+        raise kind(masked(text)) from error
 
 
 def _looks_like_path(name: str) -> bool:

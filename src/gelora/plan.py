@@ -1,6 +1,5 @@
 """A rank plan: which attention matrices get which LoRA rank. Bound to a model, exported, saved."""
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from gelora.blocks import (
     weights_fingerprint,
 )
 from gelora.export import export_plan, make_lora_config, model_name, to_axolotl, to_trl, write_adapter_config
-from gelora.files import atomic_path, to_json
+from gelora.files import atomic_path, read_json, to_json
 from gelora.plan_check import PlanCheck, bare_model, check_adaptation
 from gelora.plan_uncertainty import PlanScales, PlanUncertainty, scales_from_record, uncertainty_from_record
 
@@ -324,8 +323,8 @@ class RankPlan:
         if not file.is_file():
             raise FileNotFoundError(f"`path`: there is no file {str(path)!r}; make one with `gelora ranks --output`")
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            record = read_json(file)
+        except ValueError as error:
             raise ValueError(f"`path`: {str(path)!r} is not a JSON file, or truncated: {error}") from error
         return _from_record(record, str(path))
 
@@ -351,7 +350,7 @@ def _from_record(record: Any, path: str) -> RankPlan:
     version = record.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise ValueError(
-            f"`path`: {path!r} has schema version {version!r}, this gelora reads up to {SCHEMA_VERSION}: "
+            f"`path`: {path!r} has schema version {version!r:.40}, this gelora reads up to {SCHEMA_VERSION}: "
             "install a newer gelora"
         )
     try:
@@ -365,8 +364,9 @@ def _from_record(record: Any, path: str) -> RankPlan:
             uncertainty=uncertainty_from_record(record.get("uncertainty")),
             by_scale=scales_from_record(record.get("by_scale")),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"`path`: {path!r} is a damaged rank plan: {type(error).__name__} {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{type(error).__name__} {error!s:.500}"
+        raise ValueError(f"`path`: {path!r} is a damaged rank plan: {reason}") from error
     if not plan.modules:
         raise ValueError(f"`path`: {path!r} is a damaged rank plan: it adapts no module")
     if len({(module.stack, module.block, module.role) for module in plan.modules}) < len(plan.modules):
@@ -387,13 +387,13 @@ def _module(entry: Mapping[str, Any]) -> ModuleRank:
     module = ModuleRank(**entry)
     for name in ("block", "rank", "in_features", "out_features"):
         value = getattr(module, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+            raise ValueError(f"{name} must be a positive integer, got {value!r:.40}")
     _positive("alpha", module.alpha)
     return module
 
 
 def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+        raise ValueError(f"{name} must be a positive number, got {value!r:.40}")
     return float(value)

@@ -1,6 +1,5 @@
 """The profile: an xarray Dataset of dimensions, estimator by layer. Schema, check, open, save."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gelora.netcdf import check_schema, plain_attributes, read_dataset, write_dataset
+from gelora.netcdf import check_schema, json_attribute, plain_attributes, read_dataset, write_dataset
 
 SCHEMA = "gelora-profile"
 SCHEMA_VERSION = 1
@@ -195,13 +194,9 @@ def attribute(profile: xr.Dataset, name: str) -> dict[str, Any]:
     ValueError
         If the attribute is damaged.
     """
-    text = profile.attrs.get(name, "{}")
-    try:
-        record = json.loads(text)
-    except (TypeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"`profile`: its attribute `{name}` is damaged: {text!r:.80}") from error
+    record = json_attribute(profile, name, "`profile`")
     if not isinstance(record, dict):
-        raise ValueError(f"`profile`: its attribute `{name}` is damaged: {text!r:.80}")
+        raise ValueError(f"`profile`: its attribute `{name}` is damaged: {record!r:.80}")
     return record
 
 

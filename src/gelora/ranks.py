@@ -20,6 +20,7 @@ from gelora.blocks import (
 )
 from gelora.evidence import Evidence, read_evidence
 from gelora.geometry import geometric_ranks as geometric_ranks
+from gelora.masking import masked
 from gelora.models import load_pretrained
 from gelora.plan import ModuleRank, RankPlan, check_same_architecture, warn_other_weights
 from gelora.plan_options import PlanOptions
@@ -281,7 +282,7 @@ def _provenance(options: PlanOptions, evidence: Evidence | None, model: "nn.Modu
         "options": options.record(),
         "profile": records[0] if records else {},
         "more_profiles": records[1:],
-        "model": str(getattr(model, "name_or_path", "")),
+        "model": masked(str(getattr(model, "name_or_path", ""))),
         "created": timestamp(),
         "versions": package_versions(),
     }

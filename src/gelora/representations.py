@@ -19,6 +19,7 @@ from gelora.encoding import Examples, Seen, needs_tokenizer, open_source, take_e
 from gelora.files import make_folder
 from gelora.filling import fill_memory, fill_store
 from gelora.images import is_images, read_images
+from gelora.masking import masked
 from gelora.messages import check_choice, check_integer
 from gelora.models import load_pretrained
 from gelora.pooling import check_pooling
@@ -298,7 +299,7 @@ def _describe(
     """Return the provenance of the model and of what is read from it."""
     parameter = next(runner.parameters(), None)
     return {
-        "model": str(getattr(model, "name_or_path", "") or type(model).__name__),
+        "model": masked(str(getattr(model, "name_or_path", "") or type(model).__name__)),
         "model_class": type(model).__name__,
         "revision": str(getattr(getattr(model, "config", None), "_commit_hash", None) or revision or ""),
         "architecture": architecture_of(runner, blocks).as_dict(),

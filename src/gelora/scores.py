@@ -1,6 +1,5 @@
 """The comparison of methods, an xarray Dataset: schema, open, save, means with errors, and paired tests."""
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -10,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gelora.messages import check_choice
-from gelora.netcdf import check_schema, read_dataset, write_dataset
+from gelora.netcdf import check_schema, json_attribute, read_dataset, write_dataset
 
 SCHEMA = "gelora-comparison"
 SCHEMA_VERSION = 1
@@ -158,7 +157,9 @@ def total_seconds(comparison: xr.Dataset) -> xr.DataArray:
 
 def better_when_greater(comparison: xr.Dataset) -> xr.DataArray:
     """Say of each task, the average last, whether greater scores are better."""
-    known = json.loads(str(comparison.attrs.get("greater_is_better", "{}")))
+    known = json_attribute(comparison, "greater_is_better", "`comparison`")
+    if not isinstance(known, dict):
+        raise ValueError(f"`comparison`: its attribute `greater_is_better` is damaged: {known!r:.80}")
     by_task = [bool(known.get(str(task), True)) for task in comparison["task"].values]
     return xr.DataArray([*by_task, all(by_task)], dims="task")
 

@@ -1,7 +1,6 @@
 """Activations on disk: a zarr store that is filled window by window, and goes on where a kill has left it."""
 
 import importlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gelora.files import atomic_path, make_folder, to_json
+from gelora.files import atomic_path, make_folder, read_json, to_json
 from gelora.provenance import timestamp
 from gelora.readings import READINGS, KeptReadings
 from gelora.store_format import SCHEMA, SCHEMA_VERSION, Part, parts_of, read_meta
@@ -92,7 +91,7 @@ class ActivationStore:
         found = {}
         for file in sorted((self.path / WINDOWS).glob("*.json")):
             try:
-                found[int(file.stem)] = dict(json.loads(file.read_text(encoding="utf-8")))
+                found[int(file.stem)] = dict(read_json(file))
             except (ValueError, TypeError):
                 continue  # a mark that cannot be read marks nothing
         return {number: mark for number, mark in found.items() if self._has_files(number)}

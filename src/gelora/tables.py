@@ -1,6 +1,5 @@
 """Profiles, plans and scores as text tables."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ import xarray as xr
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gelora.plan import RankPlan
+    from gelora.netcdf import json_attribute
+from gelora.plan import RankPlan
 
 
 def profile_table(profile: xr.Dataset, plan: "RankPlan | None" = None, title: str | None = None) -> "Table":
@@ -164,7 +164,7 @@ def record_table(records: Mapping[str, xr.Dataset], title: str | None = None) ->
 
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
     table.caption = "adapter, head: trainable parameters"
-    score = " and ".join(json.loads(next(iter(records.values())).attrs["score_metrics"]))
+    score = " and ".join(json_attribute(next(iter(records.values())), "score_metrics", "`records`"))
     table.add_column("fine-tuning")
     for heading in (score, "adapter", "head", "seconds", "ms per step", "peak MiB"):
         table.add_column(heading, justify="right", no_wrap=True)

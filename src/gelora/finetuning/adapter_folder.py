@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gelora.files import read_json
 from gelora.finetuning.adaptation import OWN, PEFT, WHOLE, Adapted
+from gelora.masking import masked
 from gelora.plan import ModuleRank, RankPlan
 
 FACTS_FILE = "gelora_adapter.json"
@@ -179,12 +181,12 @@ def save_adapter(
         told = dict(facts) | {"kind": adapted.kind, "library": _LIBRARY[adapted.kind]}
         arguments = (repr(told["base"]), told["load_options"], f'dtype="{told["dtype"]}"')
         load = _LOAD[adapted.kind].format(**told, arguments=", ".join(filter(None, arguments)))
-        card = _CARD.format(**told, load=load, origin=json.dumps(origin, indent=1, default=str))
+        card = _CARD.format(**told, load=load, origin=masked(json.dumps(origin, indent=1, default=str)))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | {
             key: told[key] for key in told if key != "ranks"
         }
-        (temporary / FACTS_FILE).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        (temporary / FACTS_FILE).write_text(masked(json.dumps(record, indent=1, default=str)) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
@@ -209,7 +211,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"`folder`: {str(folder)!r} holds no {FACTS_FILE}: give the `adapter` folder of a run of gelora.finetune"
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except ValueError as error:
         raise ValueError(f"`folder`: {str(file)!r} is not a JSON file, or truncated: {error}") from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("kind") not in _LOAD:

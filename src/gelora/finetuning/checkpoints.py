@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gelora.files import atomic_path, check_folder, make_folder
+from gelora.files import atomic_path, check_folder, make_folder, read_json
+from gelora.masking import masked
 
 RUN_FILE = "run.json"
 RECORD_FILE = "record.nc"
@@ -55,7 +56,7 @@ def claim_run(folder: Path, arguments: Mapping[str, Any]) -> None:
         If they differ, naming the first differences.
     """
     make_folder(folder)
-    wanted = json.loads(json.dumps(arguments, default=str))
+    wanted = json.loads(masked(json.dumps(arguments, default=str)))
     file = folder / RUN_FILE
     if not _checkpoints(folder) and not (folder / RECORD_FILE).exists():
         with atomic_path(file) as temporary:  # nothing to continue yet
@@ -117,8 +118,10 @@ def _fault(checkpoint: Path) -> str:
     sums = _read_json(checkpoint / SEAL_FILE)
     if not sums:
         return "it was not written to its end"
+    # What lies there is looked up in the list, never the other way: that may name files anywhere.
+    held = {file.relative_to(checkpoint).as_posix(): file for file in checkpoint.rglob("*")}
     for name, expected in sums.items():
-        file = checkpoint / name
+        file = held.get(name, checkpoint)
         if not file.is_file():
             return f"{name} is missing"
         if _checksum(file) != expected:
@@ -138,7 +141,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

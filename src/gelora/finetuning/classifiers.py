@@ -1,13 +1,13 @@
 """A model → one with a head for a task: the head, the padding token, and which modules are new."""
 
 import copy
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gelora.blocks import check_finite_parameters, find_blocks, weights_fingerprint
+from gelora.files import read_json
 from gelora.finetuning.quantized import loading_options, prepare_quantized
 from gelora.finetuning.tasks import TaskData
 from gelora.images import check_processor
@@ -346,8 +346,10 @@ def _weight_files(origin: str) -> dict[str, Path]:
 
     index = _stored_file(origin, SAFE_WEIGHTS_INDEX_NAME)
     if index is not None:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {key: index.parent / shard for key, shard in shards.items()}
+        try:
+            return {key: index.parent / Path(name).name for key, name in read_json(index)["weight_map"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"`model`: {str(index)!r} is damaged ({error}): fetch it again") from error
     whole = _stored_file(origin, SAFE_WEIGHTS_NAME)
     if whole is None:
         return {}

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gelora.files import read_json
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -34,7 +36,7 @@ def read_shape(folder: Path) -> dict[str, Any]:
         If the file is missing or damaged.
     """
     try:
-        found = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
+        found = read_json(folder / SHAPE_FILE)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`folder`: {str(folder / SHAPE_FILE)!r} is missing or damaged ({error}): save the adapter again"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gelora.corpora import read_table
 from gelora.finetuning.glue import Task
+from gelora.masking import masked
 from gelora.messages import nearest
 
 if TYPE_CHECKING:
@@ -109,8 +110,13 @@ def _parquet_class_names(file: Path) -> dict[str, tuple[str, ...]]:
     text = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface")
     if text is None:
         return {}
-    features = json.loads(text).get("info", {}).get("features", {})
-    return {name: tuple(feature["names"]) for name, feature in features.items() if "names" in feature}
+    try:
+        features = json.loads(text).get("info", {}).get("features", {})
+        return {
+            str(name): tuple(map(str, feature["names"])) for name, feature in features.items() if "names" in feature
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"`data`: the class names in the schema of {str(file)!r} are damaged: {error}") from error
 
 
 def _read_own(data: Any, split: str) -> Table:
@@ -163,10 +169,8 @@ def fetch_hub(task: Task) -> "tuple[dict[str, Dataset], str]":
         sets: Any = load_dataset(*names)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(
-            f"`data_dir` was not given and {source!r} could not be fetched from the hub ({reason}): give a folder "
-            "with train and validation files"
-        ) from error
+        text = f"`data_dir` was not given and {source!r} could not be fetched from the hub ({reason}): give a folder "
+        raise FileNotFoundError(masked(text) + "with train and validation files") from error
     for name in task.hub_splits:
         if name not in sets:
             raise ValueError(

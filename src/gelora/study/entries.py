@@ -12,6 +12,7 @@ from gelora.messages import nearest
 # A study is written by hand: whatever is larger was meant for something else.
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
+MAX_DEPTH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,17 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """With a rule of its own."""
+        """With a rule of its own, and a bound on the depth, with whose square PyYAML's time grows."""
+
+        _depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self._depth += 1
+            if self._depth > MAX_DEPTH:
+                raise yaml.YAMLError("it nests values without end")
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            return node
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -176,7 +187,7 @@ class _Values:
         line = node.start_mark.line + 1
         self._lines.setdefault(key, line)
         self._count += 1
-        if self._count > MAX_VALUES or id(node) in self._open or len(self._open) > 50:
+        if self._count > MAX_VALUES or id(node) in self._open or len(self._open) > MAX_DEPTH:
             raise ValueError(f"{self._source}, line {line}: `{key}` repeats or nests values without end: write it out")
         self._open.append(id(node))
         try:

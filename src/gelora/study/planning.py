@@ -1,6 +1,5 @@
 """The profile of a task, and the rank plan of a method on it: made once, kept in files."""
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from gelora.files import make_folder, to_json
 from gelora.finetuning.adapters import make_adapter
 from gelora.finetuning.labelled import labelled_batches
 from gelora.finetuning.tasks import TaskData
+from gelora.netcdf import json_attribute
 from gelora.plan import RankPlan
 from gelora.policies import TAKES_DATA
 from gelora.profile import open_profile, save_profile
@@ -102,7 +102,7 @@ class Planner:
         if method.policy not in _FROM_DIMENSIONS:
             return own
         attributes = self.profile(task).attrs
-        by_estimator = json.loads(attributes["estimator_seconds"])
+        by_estimator = json_attribute(self.profile(task), "estimator_seconds", "`profile`")
         shared = float(attributes["extraction_seconds"]) + float(attributes["neighbor_search_seconds"])
         return own + shared + float(by_estimator[method.estimator or self._study.estimator])
 

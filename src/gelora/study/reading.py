@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
 
 from gelora.finetuning.glue import TASKS, Answering, Task, find_task
@@ -42,6 +42,8 @@ _ESTIMATION = ("estimator", "pooling", "n_samples", "n_replicates", "max_length"
 # What would choose by the rows that scores are reported on.
 _SELECTING = ("load_best_model_at_end", "metric_for_best_model")
 # What a study sets by other keys, or by itself.
+# Of what becomes a folder, and of any path: what file systems take.
+_LONGEST_NAME, _LONGEST_PATH = 100, 4000
 _ELSEWHERE = {"seed": "seeds", "output_dir": "output", "model": "model", "task": "tasks", "data_dir": "tasks"}
 _DEFAULTS = {
     name: parameter.default
@@ -118,7 +120,13 @@ class _Places:
         self._folder, self._overruled = folder, overruled
 
     def path(self, entry: Entry) -> Path:
-        place = Path(entry.text("a path")).expanduser()
+        text = entry.text("a path")
+        if "\0" in text or len(text) > _LONGEST_PATH:
+            entry.fail(f"must be a path, got {text!r:.80}")
+        try:
+            place = Path(text).expanduser()
+        except RuntimeError:  # of a user that there is not
+            entry.fail(f"must be a path of this machine, got {text!r:.80}")
         return place if entry.key in self._overruled else self._folder / place
 
     def model(self, entry: Entry) -> str:
@@ -174,10 +182,19 @@ def _unique(entry: Entry, make: Callable[[Entry], Any]) -> tuple[Any, ...]:
             one.fail(f"must have a name of its own, {name!r} stands there twice")
         if name == AVERAGE:
             one.fail(f"must have another name than {AVERAGE!r}, which is that of the mean over the tasks")
-        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
-            one.fail(f"must have a name of letters, digits, '-', '_' and '.', got {name!r}: a folder is named by it")
+        if not _names_folder(name):
+            one.fail(
+                f"must have a name of at most {_LONGEST_NAME} letters, digits, '-', '_' and '.', got {name!r:.120}: "
+                "a folder is named by it"
+            )
         found[name] = made
     return tuple(found.values())
+
+
+def _names_folder(name: str) -> bool:
+    """Say whether a name is that of a folder beside its like, on every system."""
+    plain = name.replace("-", "").replace("_", "").replace(".", "").isalnum() and len(name) <= _LONGEST_NAME
+    return plain and not name.startswith(".") and not name.endswith(".") and not PureWindowsPath(name).is_reserved()
 
 
 def _method(entry: Entry) -> Method:

@@ -13,6 +13,7 @@ from gelora.finetuning.checkpoints import RECORD_FILE
 from gelora.finetuning.record import open_record
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tasks import Task
+from gelora.masking import masked
 from gelora.plan import RankPlan
 from gelora.processes import Processes
 from gelora.study.planning import Planner
@@ -130,7 +131,7 @@ def _make(study: Study, unit: Unit, planner: Planner, processes: Processes) -> N
         _train(study, unit, planner, processes, facts)
         status = FINISHED
     except Exception as error:  # whatever goes wrong in one training: it is recorded, and the others go on
-        _log.warning("%s failed: %s: %s", unit.name, type(error).__name__, error)
+        _log.warning("%s failed: %s: %s", unit.name, type(error).__name__, masked(str(error)))
         status = FAILED
         text = processes.first_error(unit.name, f"{type(error).__name__}: {error}")
         facts |= {"error": text, "traceback": traceback.format_exc()}

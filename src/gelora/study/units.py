@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gelora.files import atomic_path, make_folder, to_json
+from gelora.files import atomic_path, make_folder, read_json, to_json
 from gelora.finetuning.checkpoints import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PREDICTIONS_FILE
 from gelora.provenance import timestamp
 from gelora.study.methods import Method
@@ -113,7 +113,7 @@ def read_outcome(study: Study, unit: Unit) -> Outcome:
     file = unit.folder(study) / OUTCOME_FILE
     wanted = specify(study, unit)
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = read_json(file)
         found = Outcome(str(stored["status"]), dict(stored["specification"]), dict(stored["facts"]))
     except FileNotFoundError:
         return Outcome(MISSING, wanted, {})
@@ -166,7 +166,7 @@ def begin(study: Study, unit: Unit) -> None:
 
 def _was_cut_off(study: Study, unit: Unit) -> bool:
     try:
-        stored = json.loads((unit.folder(study) / OUTCOME_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stored = read_json(unit.folder(study) / OUTCOME_FILE)
+        return bool(stored["status"] == BEGUN and stored["specification"] == specify(study, unit))
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(stored["status"] == BEGUN and stored["specification"] == specify(study, unit))

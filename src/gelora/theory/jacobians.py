@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from gelora.blocks import Block, architecture_of, weights_fingerprint
 from gelora.fisher import energy_rank
+from gelora.masking import masked
 from gelora.messages import check_integer
 from gelora.netcdf import plain_attributes
 from gelora.plan import ModuleRank, RankPlan
@@ -255,7 +256,7 @@ def _assemble(
 def _attributes(model: torch.nn.Module, subject: Subject, options: Options) -> dict[str, Any]:
     return {
         **subject.examples.record,
-        "model": str(getattr(model, "name_or_path", "") or type(model).__name__),
+        "model": masked(str(getattr(model, "name_or_path", "") or type(model).__name__)),
         "architecture": architecture_of(subject.runner, subject.blocks).as_dict(),
         "weights_fingerprint": weights_fingerprint(subject.runner, subject.blocks) or "",
         "pooling": options.pooling,
