@@ -197,8 +197,15 @@ class Seen:
 
     def new(self, features: Sequence[Mapping[str, torch.Tensor]]) -> NDArray[np.int64]:
         """Return the positions of those that were not seen before, the first of equal ones, and remember them."""
-        marks = np.fromiter((blake2b(_key(one), digest_size=_MARK.itemsize).digest() for one in features), _MARK)
-        first = np.sort(np.unique(marks, return_index=True)[1])
+        digests = (blake2b(_key(one), digest_size=_MARK.itemsize).digest() for one in features)
+        marks = np.fromiter(digests, _MARK, count=len(features))
+        # Not np.unique, which copies the marks twice: there may be many millions.
+        order = np.argsort(marks, kind="stable")
+        another = np.ones(len(order), dtype=bool)
+        for start in range(1, len(order), 2**16):
+            stop = min(start + 2**16, len(order))
+            another[start:stop] = marks[order[start:stop]] != marks[order[start - 1 : stop - 1]]
+        first = np.sort(order[another])
         found = first[~np.isin(marks[first], self._marks)]
         self._marks = np.concatenate([self._marks, marks[found]])
         return found.astype(np.int64)

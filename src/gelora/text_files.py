@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FILE_TYPES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 Columns = str | Sequence[str] | None
+_PANDAS_BLOCK = 10 * BLOCK  # of a thousand rows each, what pandas does for a block takes longer than the rows
 
 
 def read_table(path: Path) -> "pd.DataFrame":
@@ -144,7 +145,7 @@ def _frames(path: Path) -> "Iterator[pd.DataFrame]":
             return
         n_rows = 0
         try:
-            with _reader(path)(chunksize=BLOCK) as frames:
+            with _reader(path)(chunksize=_PANDAS_BLOCK) as frames:
                 for frame in frames:
                     yield frame
                     n_rows += len(frame)
@@ -173,7 +174,7 @@ def _parquet_blocks(path: Path, text_column: Columns) -> Iterator[list[Any]]:
     import pyarrow.parquet as pq
 
     with _reading(path):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=2**20)  # without a buffer a row group is read at once
     with file:
         if not file.metadata.num_rows:
             return
@@ -183,8 +184,11 @@ def _parquet_blocks(path: Path, text_column: Columns) -> Iterator[list[Any]]:
 
 
 def _batches(file: Any, columns: list[str], path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
     with _reading(path):
-        yield from file.iter_batches(BLOCK, columns=columns)
+        yield from file.iter_batches(BLOCK, columns=columns, use_threads=False)
+    pa.default_memory_pool().release_unused()
 
 
 def _parquet_columns(file: Any, text_column: Columns, path: Path) -> list[str]:

@@ -132,8 +132,10 @@ class TextArrayBuilder:
         if len(pairs) > 1 or width != len(self._chunks):
             raise TypeError("`data` must hold texts or pairs of texts, got both")
         parts = zip(*texts, strict=True) if width == 2 else [texts]
+        # Arrow's own pool keeps up to half as much again for itself.
+        own: dict[str, Any] = {"type": pa.large_binary(), "memory_pool": pa.system_memory_pool()}
         for chunks, column in zip(self._chunks, parts, strict=True):
-            chunks.append(pa.array([encoded(part) for part in column], pa.large_binary()))
+            chunks.append(pa.array([encoded(part) for part in column], **own))
 
     def finish(self) -> TextArray:
         """Return all texts."""
