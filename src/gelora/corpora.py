@@ -1,22 +1,29 @@
-"""Texts in: lists, Hugging Face datasets and files become one list of texts or of pairs of texts."""
+"""Texts in: lists, Hugging Face datasets, streams and files become one sequence of texts or of pairs of texts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gelora.masking import masked
-from gelora.messages import check_integer, nearest
-from gelora.provenance import fingerprint, generator
+from gelora.messages import check_integer
+from gelora.provenance import generator
+from gelora.text_files import choose_columns, file_blocks
+from gelora.text_values import (
+    BLOCK,
+    BlockTexts,
+    DatasetTexts,
+    Reservoir,
+    Text,
+    TextArrayBuilder,
+    checked,
+    fingerprint_texts,
+    join_columns,
+)
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Text = str | tuple[str, str]
-FILE_TYPES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_STRINGS = ("string", "large_string", "string_view")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +32,44 @@ class Texts:
 
     Parameters
     ----------
-    values : list of str, or list of (str, str)
+    values : sequence of str, or sequence of (str, str)
         One entry a data row.
     source : str
         Where they come from, for the record.
+    mark : str, optional
+        Their fingerprint, where it is known.
+    rows : ndarray of shape (n_values,), optional
+        The data row of each, in ascending order, where they were drawn from a stream.
+    n_passed : int, optional
+        Rows of that stream.
     """
 
-    values: list[Text]
+    values: Sequence[Text]
     source: str
+    mark: str = ""
+    rows: NDArray[np.int64] | None = None
+    n_passed: int = 0
+
+    @property
+    def n_available(self) -> int:
+        """Number of data rows, also of those that were not drawn from a stream."""
+        return len(self.values) if self.rows is None else self.n_passed
+
+    def take(self, rows: NDArray[np.int64]) -> list[Text]:
+        """Return the texts of these data rows."""
+        places = (rows if self.rows is None else np.searchsorted(self.rows, rows)).tolist()
+        if isinstance(self.values, BlockTexts):
+            return self.values.read(places)
+        return [self.values[place] for place in places]
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all texts in order; pairs of texts differ from as many texts."""
-        return fingerprint(
-            part.encode("utf-8", "surrogatepass")
-            for text in self.values
-            for part in ((text,) if isinstance(text, str) else ("pair", *text))
-        )
+        return self.mark or fingerprint_texts(self.values)
 
 
 def is_texts(data: Any) -> bool:
     """Say whether ``data`` is something `read_texts` reads: not tensors, not batches."""
-    if isinstance(data, str | Path) or hasattr(data, "column_names"):
+    if isinstance(data, str | Path) or hasattr(data, "column_names") or _is_column(data):
         return True
     if (
         str(getattr(data, "dtype", "")) in ("str", "string", "object")
@@ -55,16 +79,24 @@ def is_texts(data: Any) -> bool:
     return isinstance(data, list | tuple) and (not data or isinstance(data[0], str | list | tuple))
 
 
-def read_texts(data: Any, *, text_column: str | Sequence[str] | None = None) -> Texts:
-    """Read texts from ``data``.
+def read_texts(
+    data: Any, *, text_column: str | Sequence[str] | None = None, n_samples: Any = None, seed: int = 0
+) -> Texts:
+    """Read texts from ``data``, all of which are looked at once, for errors and their fingerprint.
+
+    Those of a dataset stay where it has them, those of a file are held as their bytes.
 
     Parameters
     ----------
-    data : list of str, list of pairs of str, datasets.Dataset, or path
+    data : list of str, list of pairs of str, datasets.Dataset, datasets.IterableDataset, or path
         A path leads to a text file (one text a line, blank lines skipped) or a CSV, TSV, JSON, JSON lines or
         Parquet file with columns.
     text_column : str or two str, optional
         The column with the texts, two columns for pairs. May be left out where there is one column of strings.
+    n_samples : int, optional
+        Rows drawn from a stream while it passes, None for all; for other data without effect, see `draw_rows`.
+    seed : int
+        Of that draw.
 
     Returns
     -------
@@ -80,17 +112,25 @@ def read_texts(data: Any, *, text_column: str | Sequence[str] | None = None) -> 
     >>> read_texts(["A text.", "Another."]).values
     ['A text.', 'Another.']
     """
+    if _is_column(data):
+        if text_column is not None:
+            raise ValueError("`text_column` names a column of a file or dataset: leave it out for a column of one")
+        data, text_column = data.source, data.column_name
     if isinstance(data, str | Path):
-        texts = _read_file(Path(data), text_column)
+        builder = TextArrayBuilder()
+        mark = _pass(file_blocks(Path(data), text_column), builder.add)
+        texts = Texts(builder.finish(), Path(data).name, mark)
     elif hasattr(data, "column_names"):
-        texts = _read_dataset(data, text_column)
+        texts = _read_dataset(data, text_column, n_samples, seed)
     else:
         if text_column is not None:
             raise ValueError("`text_column` names a column of a file or dataset: leave it out for a list of texts")
-        texts = Texts(data.tolist() if hasattr(data, "tolist") else list(data), "a list in memory")
-    if not texts.values:
+        values: list[Text] = []
+        mark = _pass([data.tolist() if hasattr(data, "tolist") else list(data)], values.extend)
+        texts = Texts(values, "a list in memory", mark)
+    if not len(texts.values):
         raise ValueError(f"`data` must hold at least one text, got none from {texts.source}")
-    return Texts([_check_text(text, row) for row, text in enumerate(texts.values)], texts.source)
+    return texts
 
 
 def draw_rows(n_available: int, n_samples: int | None, seed: int) -> NDArray[np.int64]:
@@ -111,105 +151,68 @@ def draw_rows(n_available: int, n_samples: int | None, seed: int) -> NDArray[np.
     return np.sort(chosen).astype(np.int64)
 
 
-def read_table(path: Path) -> "pd.DataFrame":
-    """Read a file with columns; in CSV and TSV every value stays the text it is.
+def _pass(blocks: Iterable[Sequence[Any]], keep: Callable[[list[Text]], None] | None = None) -> str:
+    """Check all entries, hand them on block by block, and return their fingerprint: data may pass only once."""
 
-    Raises
-    ------
-    ValueError
-        If the file is of no known type or cannot be parsed.
-    """
-    import pandas as pd
+    def texts() -> Iterator[Text]:
+        for block in checked(blocks):
+            if keep is not None:
+                keep(block)
+            yield from block
 
-    try:
-        match path.suffix.lower():
-            case ".csv":
-                return pd.read_csv(path, dtype=str, keep_default_na=False)
-            case ".tsv":
-                return pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t")
-            case ".jsonl":
-                return pd.read_json(path, lines=True, dtype=False)
-            case ".json":
-                return pd.read_json(path, dtype=False)
-            case ".parquet":
-                return pd.read_parquet(path)
-    except (ValueError, OSError, UnicodeError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise ValueError(f"`data`: {str(path)!r} could not be read as {path.suffix} file: {error}") from error
-    raise ValueError(f"`data` must be a file of type {', '.join(FILE_TYPES)}, got {str(path)!r}")
+    return fingerprint_texts(texts())
 
 
-def _read_file(path: Path, text_column: str | Sequence[str] | None) -> Texts:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise FileNotFoundError(
-            f"`data`: there is {found} at {masked(str(path))!r}; give a file of type {', '.join(FILE_TYPES)}"
-        )
-    if path.suffix.lower() == ".txt":
-        if text_column is not None:
-            raise ValueError(f"`text_column` must be left out for a text file, got {text_column!r}")
-        try:
-            # Not splitlines, which also splits at form feeds and Unicode separators within a text.
-            lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"`data`: {str(path)!r} is not UTF-8 text ({error}); convert it first") from error
-        return Texts([line for line in lines if line.strip()], path.name)
-    table = read_table(path)
-    if not len(table):
-        return Texts([], path.name)
-    strings = [str(name) for name in table.columns if _holds_strings(table[name])]
-    columns = _columns(text_column, [str(name) for name in table.columns], strings, path.name)
-    return Texts(_rows([table[name].tolist() for name in columns]), path.name)
+def _is_column(data: Any) -> bool:
+    """Say whether ``data`` is a column of a dataset, as in ``dataset["text"]``."""
+    return hasattr(data, "column_name") and hasattr(getattr(data, "source", None), "column_names")
 
 
-def _holds_strings(column: "pd.Series[Any]") -> bool:
-    filled = column.dropna()
-    return len(filled) > 0 and isinstance(filled.iloc[0], str)
-
-
-def _read_dataset(data: Any, text_column: str | Sequence[str] | None) -> Texts:
+def _read_dataset(data: Any, text_column: str | Sequence[str] | None, n_samples: Any, seed: int) -> Texts:
     if isinstance(data.column_names, dict):
-        raise TypeError(
-            f"`data` must be one split of a dataset, got all of {sorted(data.column_names)}: pass data['train']"
-        )
+        splits = sorted(data.column_names)
+        raise TypeError(f"`data` must be one split of a dataset, got all of {splits}: pass data[{splits[0]!r}]")
+    name = str(getattr(data.info, "dataset_name", None) or "")
     if not hasattr(data, "__len__"):
-        raise TypeError("`data` must be a dataset of known length, got a streaming one: pass list(data.take(n)) texts")
-    source = str(getattr(data.info, "dataset_name", None) or "a dataset in memory")
-    strings = [
-        name for name, feature in data.features.items() if getattr(feature, "dtype", "") in ("string", "large_string")
-    ]
-    columns = _columns(text_column, list(data.column_names), strings, source)
-    return Texts(_rows([list(data[name]) for name in columns]), source)
+        return _read_stream(data, text_column, name or "a streaming dataset", n_samples, seed)
+    source = name or "a dataset in memory"
+    columns = choose_columns(text_column, data.column_names, _string_columns(data.features), source)
+    values = DatasetTexts(data, columns)
+    return Texts(values, source, _pass(values.blocks()))
 
 
-def _columns(
-    text_column: str | Sequence[str] | None, available: list[str], strings: list[str], source: str
-) -> list[str]:
-    if text_column is None:
-        if len(strings) == 1:
-            return strings
-        raise ValueError(f"`text_column` must say which column of {source} holds the texts: one or two of {available}")
-    columns = [text_column] if isinstance(text_column, str) else list(text_column)
-    if len(columns) not in (1, 2):
-        raise ValueError(f"`text_column` must be one column, or two for pairs, got {columns}")
-    for name in columns:
-        if name not in available:
-            hint = nearest(name, available)
-            raise ValueError(f"`text_column`: no column {name!r} in {source}, it has {available}{hint}")
-    return columns
+def _read_stream(data: Any, text_column: str | Sequence[str] | None, source: str, n_samples: Any, seed: int) -> Texts:
+    if callable(n_samples):
+        raise ValueError(
+            "`n_samples` must be a number or None for a streaming dataset, whose rows pass once and cannot be drawn in "
+            "rounds: give a number, or data=datasets.Dataset.from_list(list(data.take(n)))"
+        )
+    blocks = _stream_blocks(data, text_column, source)
+    if n_samples is None:
+        builder = TextArrayBuilder()
+        mark = _pass(blocks, builder.add)
+        return Texts(builder.finish(), source, mark)
+    reservoir = Reservoir(check_integer("n_samples", n_samples, 1, ", or None for all"), seed)
+    mark = _pass(blocks, reservoir.add)
+    rows, texts = reservoir.finish()
+    return Texts(texts, source, mark, rows, reservoir.n_passed)
 
 
-def _rows(columns: list[list[Any]]) -> list[Any]:
-    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+def _stream_blocks(data: Any, text_column: str | Sequence[str] | None, source: str) -> Iterator[list[Any]]:
+    data, columns = data.with_format(None), None
+    if data.features is not None:
+        columns = choose_columns(text_column, data.column_names, _string_columns(data.features), source)
+        data = data.select_columns(columns)
+    for batch in data.iter(batch_size=BLOCK):
+        if columns is None:  # after a map nobody knows the columns before the first rows have passed
+            strings = [name for name, values in batch.items() if isinstance(_first(values), str)]
+            columns = choose_columns(text_column, batch, strings, source)
+        yield join_columns([list(batch[name]) for name in columns])
 
 
-def _check_text(text: Any, row: int) -> Text:
-    if isinstance(text, str):
-        return text
-    if isinstance(text, Iterable):
-        pair = tuple(text)
-        if len(pair) == 2 and all(isinstance(part, str) for part in pair):
-            return pair
-    raise TypeError(
-        f"`data` must hold strings or pairs of strings, got {type(text).__name__} {text!r:.60} in row {row}: "
-        "drop or fill such rows first"
-    )
+def _first(values: Iterable[Any]) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _string_columns(features: Any) -> list[str]:
+    return [name for name, feature in features.items() if getattr(feature, "dtype", "") in _STRINGS]

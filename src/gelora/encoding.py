@@ -70,11 +70,18 @@ class Source:
         were cut.
     record : mapping
         Provenance that no draw changes.
+    drawn : ndarray of shape (n_rows,), optional
+        The only rows there are, where they were drawn from a stream.
     """
 
     n_available: int
     features_of: Callable[[NDArray[np.int64], Path | None], tuple[Sequence[Mapping[str, torch.Tensor]], int]]
     record: Mapping[str, Any]
+    drawn: NDArray[np.int64] | None = None
+
+    def draw(self, n_samples: int | None, seed: int) -> NDArray[np.int64]:
+        """Return the rows that a seed draws, see `gelora.corpora.draw_rows`, or that were drawn from a stream."""
+        return draw_rows(self.n_available, n_samples, seed) if self.drawn is None else self.drawn
 
 
 def encode(
@@ -102,6 +109,8 @@ def encode(
     ValueError, TypeError, FileNotFoundError
         Naming the argument, what was found and the remedy.
     """
+    if needs_tokenizer(data, text_column):
+        data = read_texts(data, text_column=text_column, n_samples=n_samples, seed=seed)
     source = open_source(
         model,
         data,
@@ -110,7 +119,7 @@ def encode(
         max_length=max_length,
         decoder_texts=decoder_texts,
     )
-    examples = take_examples(source, draw_rows(source.n_available, n_samples, seed), model)
+    examples = take_examples(source, source.draw(n_samples, seed), model)
     held = [dict(feature) for feature in examples.features]  # few, and asked for again and again
     return replace(examples, features=held, record={**examples.record, "sample_seed": seed})
 
@@ -140,14 +149,14 @@ def open_source(
     texts = data if isinstance(data, Texts) else read_texts(data, text_column=text_column)
     loaded = load_tokenizer(model, tokenizer)
     limit = length_limit(model, loaded, max_length)
-    available, mark = len(texts.values), texts.fingerprint()
+    available, mark = texts.n_available, texts.fingerprint()
     if decoder_texts is not None:
-        mark = fingerprint([mark.encode(), Texts(list(decoder_texts), "").fingerprint().encode()])
+        mark = fingerprint([mark.encode(), Texts(decoder_texts, "").fingerprint().encode()])
 
     def features_of(rows: NDArray[np.int64], folder: Path | None) -> tuple[TokenTable, int]:
         table, n_truncated = TableBuilder(folder), 0
         for piece in pieces(rows):
-            encoded, n_cut = tokenize([texts.values[row] for row in piece], loaded, limit, piece)
+            encoded, n_cut = tokenize(texts.take(piece), loaded, limit, piece)
             n_truncated += n_cut
             if decoder_texts is not None:
                 n_truncated += add_decoder_texts(encoded, decoder_texts, piece, available, model, loaded, limit)
@@ -155,7 +164,7 @@ def open_source(
         return table.finish(), n_truncated
 
     name = str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)
-    return Source(available, features_of, _source_record(texts.source, mark, available, limit, name))
+    return Source(available, features_of, _source_record(texts.source, mark, available, limit, name), texts.rows)
 
 
 def _image_source(model: torch.nn.Module, data: Any, processor: Any, column: str | Sequence[str] | None) -> Source:
@@ -189,8 +198,15 @@ class Seen:
 
     def new(self, features: Sequence[Mapping[str, torch.Tensor]]) -> NDArray[np.int64]:
         """Return the positions of those that were not seen before, the first of equal ones, and remember them."""
-        marks = np.fromiter((blake2b(_key(one), digest_size=_MARK.itemsize).digest() for one in features), _MARK)
-        first = np.sort(np.unique(marks, return_index=True)[1])
+        digests = (blake2b(_key(one), digest_size=_MARK.itemsize).digest() for one in features)
+        marks = np.fromiter(digests, _MARK, count=len(features))
+        # Not np.unique, which copies the marks twice: there may be many millions.
+        order = np.argsort(marks, kind="stable")
+        another = np.ones(len(order), dtype=bool)
+        for start in range(1, len(order), 2**16):
+            stop = min(start + 2**16, len(order))
+            another[start:stop] = marks[order[start:stop]] != marks[order[start - 1 : stop - 1]]
+        first = np.sort(order[another])
         found = first[~np.isin(marks[first], self._marks)]
         self._marks = np.concatenate([self._marks, marks[found]])
         return found.astype(np.int64)
@@ -235,7 +251,7 @@ def needs_tokenizer(data: Any, text_column: str | Sequence[str] | None = None) -
     """Say whether ``data`` holds texts; a dataset with ``input_ids`` and no ``text_column`` is tokenized already."""
     if is_images(data, text_column):
         return False
-    tokenized = text_column is None and "input_ids" in getattr(data, "column_names", ())
+    tokenized = text_column is None and "input_ids" in (getattr(data, "column_names", None) or ())
     return isinstance(data, Texts) or (is_texts(data) and not tokenized)
 
 
@@ -298,8 +314,8 @@ def _named(batch: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
     value = batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise TypeError(
-            "`data`: a batch must be a tensor or a mapping of tensors (and texts a list of strings), got "
-            f"{type(batch).__name__}"
+            "`data`: a batch must be a tensor or a mapping of tensors (and texts a list of strings, or a "
+            f"datasets.IterableDataset), got {type(batch).__name__}"
         )
     tensor = _tensor("input_ids", value)
     if not tensor.is_floating_point():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gelora.blocks import Block, architecture_of, find_blocks, weights_fingerprint
 from gelora.clouds import Representations as Representations
 from gelora.collecting import Collector
-from gelora.corpora import draw_rows, read_texts
+from gelora.corpora import read_texts
 from gelora.encoding import Examples, Seen, needs_tokenizer, open_source, take_examples
 from gelora.files import make_folder
 from gelora.filling import fill_memory, fill_store
@@ -65,9 +65,10 @@ def extract_representations(
     ----------
     model : PreTrainedModel, torch.nn.Module, str or Path
         A loaded model, which runs where it is; or the folder or hub name of one.
-    data : list of str, list of pairs of str, datasets.Dataset, DataLoader, tensors, or path
+    data : list of str, list of pairs of str, datasets.Dataset or IterableDataset, DataLoader, tensors, or path
         Texts; or batches of ``input_ids`` (with ``attention_mask`` and, for the decoder of an encoder-decoder
         model, ``labels`` or ``decoder_input_ids``) or ``pixel_values``; or a text, CSV, JSON lines or Parquet file.
+        Of a stream the rows are drawn as they pass, and all of it passes.
         Images: a folder of files, a ``datasets.Dataset`` with an image column or a list of PIL images, for which the
         model's image processor is taken.
     pooling : {"mean", "last", "cls", "max", "tokens"}
@@ -152,7 +153,7 @@ def extract_representations(
     processes = Processes(device or "auto", alone=not all_processes)
     if needs_tokenizer(data, text_column):
         # Before the model is loaded: a mistyped column costs no time.
-        data = read_texts(data, text_column=text_column)
+        data = read_texts(data, text_column=text_column, n_samples=n_samples, seed=seed)
         if tokenizer is None and isinstance(model, str | Path):
             tokenizer = load_pretrained(model, "AutoTokenizer", revision=revision, trust_remote_code=trust_remote_code)
     elif is_images(data, text_column):
@@ -198,7 +199,7 @@ def extract_representations(
     if callable(n_samples):
         collected = read_until(take, collect, n_samples, source.n_available, seed)
     else:
-        collected = collect(take(draw_rows(source.n_available, n_samples, seed)))
+        collected = collect(take(source.draw(n_samples, seed)))
     spent = {"extraction_seconds": round(time.perf_counter() - started, 3)}
     return replace(collected, attributes={**attributes, **spent, **collected.attributes})
 

@@ -22,10 +22,10 @@ class _Column:
         # Without a name: it vanishes with the process, whatever ends it.
         self.file: IO[bytes] | None = None if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.parts: list[NDArray[Any]] = []
-        self.counts: list[IntArray] = []
+        self.counts: list[NDArray[np.int32]] = []
 
     def add(self, rows: Sequence[Sequence[int]]) -> None:
-        self.counts.append(np.array([len(row) for row in rows], dtype=np.int64))
+        self.counts.append(np.array([len(row) for row in rows], dtype=np.int32))
         flat = np.fromiter((value for row in rows for value in row), self.dtype, count=int(self.counts[-1].sum()))
         if self.file is None:
             self.parts.append(flat)
@@ -34,8 +34,8 @@ class _Column:
 
     def finish(self) -> tuple[NDArray[Any], IntArray]:
         """Return all ids, and where each text begins, with the end of the last."""
-        lengths = np.concatenate([np.zeros(1, dtype=np.int64), *self.counts])
-        ends = np.cumsum(lengths)
+        ends: IntArray = np.concatenate([np.zeros(1, dtype=np.int64), *self.counts])
+        np.cumsum(ends, out=ends)
         if self.file is None:
             return np.concatenate([np.empty(0, self.dtype), *self.parts]), ends
         with self.file as file:  # the map holds on to it

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from gelora.blocks import position_limit
-from gelora.corpora import Text
 from gelora.messages import check_integer
+from gelora.text_values import Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

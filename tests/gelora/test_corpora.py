@@ -33,8 +33,8 @@ def source(request, tmp_path):
 
 
 def test_every_source_gives_the_same_texts_and_pairs(source):
-    assert read_texts(source, text_column="premise").values == [first for first, _ in PAIRS]
-    assert read_texts(source, text_column=["premise", "hypothesis"]).values == PAIRS
+    assert list(read_texts(source, text_column="premise").values) == [first for first, _ in PAIRS]
+    assert list(read_texts(source, text_column=["premise", "hypothesis"]).values) == PAIRS
 
 
 def test_a_missing_column_is_named_with_the_nearest_one(source):
@@ -48,12 +48,12 @@ def test_a_missing_column_is_named_with_the_nearest_one(source):
 
 def test_a_single_column_of_strings_needs_no_name(tmp_path):
     TABLE[["label", "premise"]].to_parquet(tmp_path / "one.parquet")
-    assert read_texts(tmp_path / "one.parquet").values == [first for first, _ in PAIRS]
+    assert list(read_texts(tmp_path / "one.parquet").values) == [first for first, _ in PAIRS]
 
 
 def test_a_text_file_is_one_text_a_line_without_blank_lines(tmp_path):
     (tmp_path / "a.txt").write_text("first\n\n  \nsecond é\n", encoding="utf-8")
-    assert read_texts(str(tmp_path / "a.txt")).values == ["first", "second é"]
+    assert list(read_texts(str(tmp_path / "a.txt")).values) == ["first", "second é"]
     with pytest.raises(ValueError, match="must be left out for a text file"):
         read_texts(tmp_path / "a.txt", text_column="text")
 
@@ -66,7 +66,7 @@ def test_unreadable_files_are_errors_that_name_them(tmp_path):
     for name in ("bad.parquet", "bad.jsonl"):
         with pytest.raises(ValueError, match=f"`data`: .*{name}.* could not be read"):
             read_texts(tmp_path / name, text_column="a")
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match="not UTF-8.*line 1:"):
         read_texts(tmp_path / "latin.txt")
     with pytest.raises(ValueError, match="must be a file of type"):
         read_texts(tmp_path / "a.docx")
@@ -88,8 +88,6 @@ def test_no_texts_and_things_that_are_no_texts_are_errors(tmp_path):
         read_texts(["a"], text_column="a")
     with pytest.raises(TypeError, match=r"one split of a dataset.*\['train'\]"):
         read_texts(datasets.DatasetDict(train=datasets.Dataset.from_dict({"a": ["b"]})))
-    with pytest.raises(TypeError, match="of known length"):
-        read_texts(datasets.Dataset.from_dict({"a": ["b"]}).to_iterable_dataset())
 
 
 def test_series_and_arrays_of_strings_are_texts():
@@ -101,7 +99,7 @@ def test_series_and_arrays_of_strings_are_texts():
 
 def test_a_text_file_keeps_separators_within_a_line_and_loses_its_byte_order_mark(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffone\u2028more\r\ntwo\x0cmore\n".encode())
-    assert read_texts(tmp_path / "a.txt").values == ["one\u2028more", "two\x0cmore"]
+    assert list(read_texts(tmp_path / "a.txt").values) == ["one\u2028more", "two\x0cmore"]
 
 
 def test_a_missing_first_text_does_not_hide_the_column_of_texts(tmp_path):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gelora.corpora import read_table
 from gelora.finetuning.glue import Task
 from gelora.masking import masked
 from gelora.messages import nearest
+from gelora.text_files import read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
