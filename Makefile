@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -91,6 +91,13 @@ bench-comparison: $(INSTALLED)  ## the measured comparison of methods, SQuAD and
 	cp $(COMPARISON)/squad/comparison.nc docs/benchmarks/comparison/squad.nc
 	cp $(COMPARISON)/glue/comparison.nc docs/benchmarks/comparison/comparison.nc
 	$(BIN)/python tests/benchmarks/comparison_page.py
+
+# One thread, as the script takes one core for its unit.
+bench-cost: export OMP_NUM_THREADS := 1
+bench-cost: export OPENBLAS_NUM_THREADS := 1
+bench-cost: export MKL_NUM_THREADS := 1
+bench-cost: $(INSTALLED)  ## rates of one core, and what models of 7 and 70 billion parameters would take, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/cost_model.py
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

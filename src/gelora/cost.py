@@ -23,6 +23,7 @@ EXAMPLE_BYTES = 72
 # fewest rows of one.
 SEARCH_PART_BYTES, SEARCH_BLOCK, SEARCH_ROWS = 2**28, 2**23, 256
 COVARIATE_BLOCK = 2**22  # numbers that the covariates go over at once
+WINDOW_COPIES = 4  # of the states of a window while it is written: as they came, stacked, and in zarr's hands
 SHARE_OF_MEMORY = 0.25  # that a layer may take before it is mapped from disk
 _MOST_TASKS = 4  # that run at once in threads
 
@@ -41,8 +42,8 @@ class Rates:
         Bytes of hidden states, as they are before compression, written to a store and read from one.
     search_flops, tree_flops, covariance_flops : float
         Operations of the neighbour search, of spanning trees and of the covariates, as `Cost` counts them.
-    readings : float
-        Points that an estimator reads from neighbours that are known.
+    readings, half_readings : float
+        Points that an estimator reads, with its error, from neighbours that are known; and points of halves.
     """
 
     tokens: float = math.inf
@@ -53,6 +54,7 @@ class Rates:
     tree_flops: float = math.inf
     covariance_flops: float = math.inf
     readings: float = math.inf
+    half_readings: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +76,8 @@ class Cost:
         lists is in the rate.
     covariance_flops : int
         Of the covariates: 2 n d min(n, d) and 4/3 min(n, d)³ in each layer, in float64.
-    n_readings : int
-        Points read by estimators, halves of replicates included.
+    n_readings, n_half_readings : int
+        Points read by estimators in all layers, and those of halves for replicates.
     states_bytes, store_bytes : int
         The hidden states of all layers before compression; and with the data rows, which is all that a store holds
         but a few hundred bytes a window.
@@ -84,7 +86,7 @@ class Cost:
     weights_bytes, window_bytes, example_bytes : int
         In memory while hidden states are made: weights, the states of a window, and what is known of each example.
     extraction_memory : int
-        Together: the window as it is filled, stacked and compressed. Activations of the batch that runs come on top.
+        Together, with the window as often as it is there while it is written. Activations of a batch come on top.
     layer_bytes : int
         The states of a layer.
     mapped : bool
@@ -106,6 +108,7 @@ class Cost:
     tree_flops: int
     covariance_flops: int
     n_readings: int
+    n_half_readings: int
     states_bytes: int
     store_bytes: int
     token_bytes: int
@@ -139,6 +142,7 @@ class Cost:
             "trees": self.tree_flops / rates.tree_flops,
             "covariates": self.covariance_flops / rates.covariance_flops,
             "estimators": self.n_readings / rates.readings,
+            "halves": self.n_half_readings / rates.half_readings,
         }
         return found | {"total": sum(found.values())}
 
@@ -237,7 +241,8 @@ def estimate_cost(
         search_flops=len(asked) * n_searches * _pair_flops(n_points, size.width),
         tree_flops=len(asked) * sum(_pair_flops(m, size.width) for m in tree_sizes),
         covariance_flops=len(asked) * _covariance_flops(n_points, size.width),
-        n_readings=len(asked) * n_estimators * (n_points + n_replicates * (n_points // 2)),
+        n_readings=len(asked) * n_estimators * n_points,
+        n_half_readings=len(asked) * n_estimators * n_replicates * (n_points // 2),
         states_bytes=states_bytes,
         store_bytes=states_bytes + rows_bytes,
         token_bytes=token_bytes,
@@ -246,7 +251,7 @@ def estimate_cost(
         example_bytes=n * EXAMPLE_BYTES,
         extraction_memory=size.weights_bytes
         + n * EXAMPLE_BYTES
-        + (3 * window_bytes if store else window_bytes + states_bytes + token_bytes),
+        + (WINDOW_COPIES * window_bytes if store else window_bytes + states_bytes + token_bytes),
         layer_bytes=layer_bytes,
         mapped=mapped,
         estimation_memory=min(n_tasks, _MOST_TASKS) * (held + _work_bytes(n_points, size.width, n_neighbors)),

@@ -1,5 +1,6 @@
 """The cost model: its formulas against what models, stores and searches really hold and do."""
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from gelora.cost import Rates, estimate_cost
 from gelora.estimation import estimate
 from gelora.representations import extract_representations
 from gelora.sizes import ModelSize, decoder_parameters, model_size
-from gelora.store import ActivationStore, open_store
+from gelora.store import ActivationStore, create, open_store
 from gelora_estimators import nearest_distances
 from gelora_estimators import search as searching
 from tiny_models import VOCABULARY, tiny_model
@@ -81,7 +82,9 @@ def test_the_operations_of_a_pass_are_those_that_torch_counts(name: str) -> None
     model = eager(name)
     for layers in (None, [0, 1]):
         wanted = estimate_cost(model, N, LENGTH, layers=layers).forward_flops
-        assert counted(model, layers=layers) == pytest.approx(wanted, rel=0.03)
+        # BERT pools its last layer once more, which nobody asked for: the one product beside the blocks.
+        pooler = 2 * N * model.config.hidden_size**2 if name == "bert" and layers is None else 0
+        assert counted(model, layers=layers) == wanted + pooler
 
 
 def test_texts_cut_by_a_window_are_counted_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +114,24 @@ def test_the_bytes_of_a_store_are_those_of_its_arrays(
     assert predicted.states_bytes == states
     assert predicted.store_bytes == states + sum(rows.nbytes for rows in store.rows.values())
     assert predicted.n_windows == store.n_windows > 1
+
+
+def test_memory_holds_a_window_as_often_as_predicted_while_it_is_written(tmp_path: Path) -> None:
+    size = ModelSize(n_parameters=0, n_blocks=3, block_weights=0, width=1024, attention_width=0, dtype="float32")
+    predicted, rng = estimate_cost(size, 1024, 1), np.random.default_rng(0)
+    ends, rows = np.arange(1025), windows.window_rows(1024)
+    layers = [("encoder", layer) for layer in range(4)]
+    parts = windows.plan_windows({"encoder": ends}, rows)
+    store = create(tmp_path, {}, dict.fromkeys(layers, (1024, "float32")), {"encoder": ends[1:]}, parts, rows, 1)
+    tracemalloc.start()
+    try:
+        clouds = {layer: rng.standard_normal((1024, 1024), dtype=np.float32) for layer in layers}
+        assert sum(cloud.nbytes for cloud in clouds.values()) == predicted.window_bytes
+        store.write(parts[0], clouds, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak == pytest.approx(predicted.extraction_memory, rel=0.1)
 
 
 def test_a_layer_is_read_once_for_each_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +181,7 @@ def test_closed_forms_of_a_small_model() -> None:
     assert found.states_bytes == 3 * 1000 * 32 * 4
     assert found.search_flops == 3 * 2 * 2 * 1000**2 * 34
     assert found.tree_flops == 3 * 2 * (50**2 + 60**2) * 34
-    assert found.n_readings == 3 * 3 * (1000 + 4 * 500)
+    assert (found.n_readings, found.n_half_readings) == (3 * 3 * 1000, 3 * 3 * 4 * 500)
     assert found.token_bytes == 1000 * 10 * 4
     assert found.weights_bytes == 4000
     in_memory = estimate_cost(SMALL, 1000, 10, store=False)
