@@ -1,8 +1,8 @@
 """Compare exact and approximate neighbour search: seconds, recall, and the dimension that TwoNN reads.
 
 ``python tests/benchmarks/approximate.py [--points N …]`` writes ``docs/benchmarks/approximate.json``. The clouds stand
-for hidden states of width 384: a curved 12-dimensional manifold with noise. CPU seconds stand beside those of the clock, which
-other work on the machine stretches. pynndescent is compiled on a small cloud first.
+for hidden states of width 384: a curved 12-dimensional manifold with noise. CPU seconds stand beside those of the
+clock, which other work on the machine stretches. pynndescent is compiled on a small cloud first.
 """
 
 import argparse
