@@ -152,6 +152,12 @@ class CalibratedEstimator:
         return str(inner.device)
 
     @property
+    def neighbors(self) -> str:
+        """How the estimator searches neighbours; only there if it says so."""
+        inner: Any = self.estimator
+        return str(inner.neighbors)
+
+    @property
     def from_distances(self) -> Callable[..., DimensionEstimate]:
         """The estimator's ``from_distances``, corrected; only there if it has one.
 
@@ -208,6 +214,8 @@ class CalibratedEstimator:
             "spread": found.spread,
             "seed": float(curve.seed),
         }
+        if "neighbor_recall" in raw.diagnostics:
+            diagnostics["neighbor_recall"] = raw.diagnostics["neighbor_recall"]
         return DimensionEstimate(
             dimension=found.dimension,
             standard_error=found.dimension * found.spread / found.slope if found.slope > 0.0 else float("inf"),

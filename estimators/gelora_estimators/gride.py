@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import digamma
 
-from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_device, check_integer, check_number
+from gelora_estimators.neighbors import Neighbors
+from gelora_estimators.options import check_choice, check_integer, check_number, check_search
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.scale_choice import adaptive_dimension, choose_scale, dimensions_of_halves, fit_p_value
@@ -18,6 +18,7 @@ from gelora_estimators.subsampling import (
     Search,
     check_distances,
     columns_for_subsampling,
+    neighbors_for,
     normal_interval,
     search_within,
     subsampling_error,
@@ -69,8 +70,8 @@ class Gride:
         Coverage of the interval, in (0, 1).
     n_subsamples : int
         Halves drawn for ``interval="subsampling"``.
-    device : str
-        Where distances are computed: "auto", "cpu", "cuda:0" …
+    device, neighbors : str
+        Where distances are computed ("auto", "cpu", "cuda:0" …), and how neighbours are searched (`nearest_distances`).
 
     Raises
     ------
@@ -125,6 +126,7 @@ class Gride:
     confidence: float = 0.95
     n_subsamples: int = 50
     device: str = "auto"
+    neighbors: str = "exact"
 
     def __post_init__(self) -> None:
         check_integer("n1", self.n1, minimum=1)
@@ -135,7 +137,7 @@ class Gride:
         check_choice("interval", self.interval, ("fisher", "subsampling"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
-        check_device(self.device)
+        check_search(self.device, self.neighbors)
 
     @property
     def k(self) -> int:
@@ -163,10 +165,9 @@ class Gride:
         DegenerateCloudError
             For fewer than max(10, n2 + 2) distinct points, or where search or likelihood finds no dimension.
         """
-        found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
-        search = partial(search_within, points, found.rows, device=self.device)
-        n = len(found.rows) + found.n_copies
-        return self._estimate(found.distances, found.indices, n, rng, search, near=found.n_near_copies)
+        found = neighbors_for(self, points, minimum=self._fewest_points - 1)
+        search = partial(search_within, points, found.rows, device=self.device, neighbors=self.neighbors)
+        return self._estimate(found.distances, found.indices, found.n_points, rng, search, found)
 
     def from_distances(
         self,
@@ -203,7 +204,7 @@ class Gride:
         """
         columns = max(self.n2, _LEAST_SCAN_TO["kstar"]) if self.scale == "kstar" else self.n2
         check_distances(distances, n, indices, columns=columns, fewest_points=self._fewest_points, points=points)
-        search = None if points is None else partial(search_within, points, None, device=self.device)
+        search = partial(search_within, points, None, device=self.device, neighbors=self.neighbors)
         return self._estimate(distances, indices, n, rng, search)
 
     @property
@@ -226,8 +227,8 @@ class Gride:
         indices: IndexArray | None,
         n: int,
         rng: np.random.Generator,
-        search: Callable[..., Search] | None,
-        near: int | None = None,
+        search: Callable[..., Search | None],
+        found: Neighbors | None = None,
     ) -> DimensionEstimate:
         orders = [order for order in self._scan if order <= distances.shape[1]]
         scan = scan_dimensions(distances, orders)
@@ -242,8 +243,8 @@ class Gride:
             "error_from_subsampling": float(reading.replicates is not None),
             **reading.diagnostics,
         }
-        if near is not None:
-            diagnostics["n_near_copies"] = float(near)
+        if found is not None:
+            diagnostics |= found.diagnostics
         if reading.replicates is not None:
             diagnostics["replicates"] = reading.replicates
         if orders:
@@ -279,8 +280,7 @@ class Gride:
                 else "no scale of the scan has a dimension"
             )
             warnings.warn(f"{reason}, so n1 = {self.n1}, n2 = {self.n2} is reported.", stacklevel=4)
-            n1, n2 = self.n1, self.n2
-            found = [float("nan")] * 4
+            n1, n2, found = self.n1, self.n2, [float("nan")] * 4
         else:
             n2 = orders[plateau.chosen]
             n1 = n2 // 2
@@ -294,7 +294,7 @@ class Gride:
         indices: IndexArray | None,
         orders: tuple[int, int],
         rng: np.random.Generator,
-        search: Callable[..., Search] | None,
+        search: Callable[..., Search | None],
         diagnostics: dict[str, float | FloatArray],
     ) -> _Reading:
         """Read the dimension at one pair of orders."""
@@ -310,7 +310,7 @@ class Gride:
                 statistic=lambda inside: likelihood_dimension(inside, n1, n2)[0],
                 rng=rng,
                 n_subsamples=self.n_subsamples,
-                search=None if search is None else search(k=n2),
+                search=search(k=n2),
             )
             if error is not None:
                 standard_error, replicates = error.standard_error, error.replicates

@@ -11,14 +11,15 @@ from scipy.sparse import csr_array
 
 from gelora_estimators.gride import Gride
 from gelora_estimators.mle import MLE, log_ratio_sums
-from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_device, check_integer, check_number, check_orders
+from gelora_estimators.neighbors import Neighbors
+from gelora_estimators.options import check_choice, check_integer, check_number, check_orders, check_search
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
     Search,
     check_distances,
     columns_for_subsampling,
+    neighbors_for,
     neighbors_within,
     normal_interval,
     search_within,
@@ -60,8 +61,8 @@ class LocalDimension:
         Coverage of the interval, in (0, 1).
     n_subsamples : int
         Halves drawn, two complementary ones at a time.
-    device : str
-        Where distances are computed: "auto", "cpu", "cuda:0" …
+    device, neighbors : str
+        Where distances are computed ("auto", "cpu", "cuda:0" …), and how neighbours are searched (`nearest_distances`).
 
     Raises
     ------
@@ -111,6 +112,7 @@ class LocalDimension:
     confidence: float = 0.95
     n_subsamples: int = 50
     device: str = "auto"
+    neighbors: str = "exact"
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, tuple(_ORDERS))
@@ -119,7 +121,7 @@ class LocalDimension:
         check_choice("interval", self.interval, ("subsampling", "none"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=4)
-        check_device(self.device)
+        check_search(self.device, self.neighbors)
         names, least, gap = (("k1", "k2"), 2, 0) if self.estimator == "mle" else (("n1", "n2"), 1, 1)
         check_orders("orders", self._orders, names=names, minimum=least, gap=gap)
         if self.orders is not None:  # a list, as JSON gives it back, would leave the instance without a hash
@@ -156,10 +158,9 @@ class LocalDimension:
             For fewer than max(10, k2 + 2) distinct points, a neighbourhood whose ratios are all 1, or
             where `nearest_distances` finds no dimension.
         """
-        found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
-        search = search_within(points, found.rows, k=self._orders[1], device=self.device)
-        n = len(found.rows) + found.n_copies
-        return self._estimate(found.distances, found.indices, n, rng, search, near=found.n_near_copies)
+        found = neighbors_for(self, points, minimum=self._fewest_points - 1)
+        search = search_within(points, found.rows, k=self._orders[1], device=self.device, neighbors=self.neighbors)
+        return self._estimate(found.distances, found.indices, found.n_points, rng, search, found)
 
     def from_distances(
         self,
@@ -199,7 +200,7 @@ class LocalDimension:
             )
         columns = max(self._orders[1], min(self.n_neighbors, len(distances) - 1))
         check_distances(distances, n, indices, columns=columns, fewest_points=self._fewest_points, points=points)
-        search = None if points is None else search_within(points, None, k=self._orders[1], device=self.device)
+        search = search_within(points, None, k=self._orders[1], device=self.device, neighbors=self.neighbors)
         return self._estimate(distances, indices, n, rng, search)
 
     @property
@@ -217,7 +218,7 @@ class LocalDimension:
         n: int,
         rng: np.random.Generator,
         search: Search | None,
-        near: int | None = None,
+        found: Neighbors | None = None,
     ) -> DimensionEstimate:
         # Columns beyond those of a direct call are left alone, so that they cannot change a bit.
         distances, indices = np.ascontiguousarray(distances[:, : self.k]), indices[:, : self.k]
@@ -238,8 +239,8 @@ class LocalDimension:
             "local_quantiles": np.quantile(local, [0.05, 0.5, 0.95]),
             "local_spread": float(local.std()),
         }
-        if near is not None:
-            diagnostics["n_near_copies"] = float(near)
+        if found is not None:
+            diagnostics |= found.diagnostics
         halves = self._halves(distances, indices, members, rng, search)
         diagnostics["error_from_subsampling"] = float(halves is not None)
         standard_error, interval = float("nan"), (float("nan"), float("nan"))

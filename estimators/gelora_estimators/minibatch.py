@@ -19,7 +19,7 @@ _FEWEST_IN_A_BATCH = 20
 _DIVISION = 1  # keeps the keys apart from numbers that a caller draws from the same seed
 _FEWEST_TO_HALVE = 16  # fewer have so few different halves that their spread is known badly
 # Options of the estimators that say nothing of a batch: the batches give the error, and only the number is kept.
-_NOT_OF_A_BATCH = ("interval", "n_subsamples", "decimations", "pointwise")
+_NOT_OF_A_BATCH = ("interval", "n_subsamples", "decimations", "pointwise", "neighbors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +90,11 @@ class MiniBatch:
         if isinstance(self.estimator, type) or not callable(self.estimator):
             raise ValueError(
                 f"`estimator` must be an estimator, such as MLE(), got {self.estimator!r:.60}: pass an instance."
+            )
+        if (method := getattr(self.estimator, "neighbors", "exact")) != "exact":
+            raise ValueError(
+                f"`estimator` must search batches exactly, got one with neighbors={method!r}: leave `neighbors` out, "
+                "batches are small."
             )
         check_integer("batch_size", self.batch_size, minimum=_FEWEST_IN_A_BATCH)
         if self.n_batches is not None:

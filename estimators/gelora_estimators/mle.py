@@ -5,14 +5,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_choice, check_device, check_flag, check_integer, check_number
+from gelora_estimators.neighbors import Neighbors
+from gelora_estimators.options import check_choice, check_flag, check_integer, check_number, check_search
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
     Search,
     check_distances,
     columns_for_subsampling,
+    neighbors_for,
     normal_interval,
     search_within,
     subsampling_error,
@@ -50,8 +51,8 @@ class MLE:
         Coverage of the interval, in (0, 1).
     n_subsamples : int
         Halves drawn for ``interval="subsampling"``.
-    device : str
-        Where distances are computed: "auto", "cpu", "cuda:0" …
+    device, neighbors : str
+        Where distances are computed ("auto", "cpu", "cuda:0" …), and how neighbours are searched (`nearest_distances`).
 
     Raises
     ------
@@ -102,6 +103,7 @@ class MLE:
     confidence: float = 0.95
     n_subsamples: int = 50
     device: str = "auto"
+    neighbors: str = "exact"
 
     def __post_init__(self) -> None:
         check_choice("average", self.average, ("inverse", "mean"))
@@ -116,7 +118,7 @@ class MLE:
         check_choice("interval", self.interval, ("subsampling", "pointwise"))
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
-        check_device(self.device)
+        check_search(self.device, self.neighbors)
 
     @property
     def k(self) -> int:
@@ -136,10 +138,9 @@ class MLE:
             For fewer than max(10, k2 + 2) distinct points, or where `nearest_distances` or the fit
             finds no dimension.
         """
-        found = nearest_distances(points, self.k, minimum=self._fewest_points - 1, device=self.device)
-        search = search_within(points, found.rows, k=self.k2, device=self.device)
-        n = len(found.rows) + found.n_copies
-        return self._estimate(found.distances, found.indices, n, rng, search, near=found.n_near_copies)
+        found = neighbors_for(self, points, minimum=self._fewest_points - 1)
+        search = search_within(points, found.rows, k=self.k2, device=self.device, neighbors=self.neighbors)
+        return self._estimate(found.distances, found.indices, found.n_points, rng, search, found)
 
     def from_distances(
         self,
@@ -179,7 +180,7 @@ class MLE:
             return self._estimate(distances, indices, n, rng, None)
         # Which subsamples are searched must not depend on who else wanted a longer list.
         nearest = distances[:, : self.k]
-        search = search_within(points, None, k=self.k2, device=self.device)
+        search = search_within(points, None, k=self.k2, device=self.device, neighbors=self.neighbors)
         return self._estimate(nearest, None if indices is None else indices[:, : self.k], n, rng, search)
 
     @property
@@ -193,7 +194,7 @@ class MLE:
         n: int,
         rng: np.random.Generator,
         search: Search | None,
-        near: int | None = None,
+        found: Neighbors | None = None,
     ) -> DimensionEstimate:
         # A contiguous copy, so that wider lists give the same bits.
         logs = np.log(np.ascontiguousarray(distances[:, : self.k2]))
@@ -217,8 +218,8 @@ class MLE:
             "mean_radius": np.ascontiguousarray(distances[:, self.k1 - 1 : self.k2]).mean(axis=0),
             "error_from_subsampling": float(error is not None),
         }
-        if near is not None:
-            diagnostics["n_near_copies"] = float(near)
+        if found is not None:
+            diagnostics |= found.diagnostics
         if self.pointwise:
             diagnostics["pointwise"] = pointwise_dimension(logs, self.k1, unbiased=self.unbiased)
         if error is None:

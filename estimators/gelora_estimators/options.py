@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from numbers import Integral, Real
+from types import ModuleType
 
 _DEVICE = re.compile("auto|cpu|cuda(:[0-9]+)?")
+_NEIGHBORS = ("exact", "faiss", "pynndescent")
 
 
 def check_integer(option: str, value: object, *, minimum: int, remedy: str = "") -> None:
@@ -111,6 +115,54 @@ def check_device(value: object) -> None:
             f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<number>', got {value!r}: pass one of these names; "
             "other devices lack float64."
         )
+
+
+def check_search(device: object, neighbors: object) -> None:
+    """Raise unless ``device`` passes `check_device` and ``neighbors`` passes `check_neighbors`.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As those do.
+    """
+    check_device(device)
+    check_neighbors(neighbors)
+
+
+def check_neighbors(neighbors: object) -> None:
+    """Raise unless ``neighbors`` names a search whose library is installed.
+
+    Raises
+    ------
+    ValueError
+        Naming the option, the choices and the value received.
+    ImportError
+        For a library that is not installed, with what to install; it is looked for, not imported.
+    """
+    check_choice("neighbors", neighbors, _NEIGHBORS)
+    if neighbors != "exact" and find_spec(str(neighbors)) is None:
+        raise _missing(str(neighbors))
+
+
+def load_neighbor_library(name: str) -> ModuleType:
+    """Return the module that ``neighbors=name`` needs.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed, with what to install.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise _missing(name) from error
+
+
+def _missing(name: str) -> ImportError:
+    return ImportError(
+        f"`neighbors={name!r}` needs {name}, which is not installed: pip install 'gelora[approximate]', or pass "
+        "neighbors='exact'."
+    )
 
 
 def check_flag(option: str, value: object) -> None:

@@ -106,6 +106,14 @@ def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tenso
     return result
 
 
+def pair_distances(space: SearchSpace, left: IndexArray, right: IndexArray) -> FloatArray:
+    """Return `squared_distances` of pairs whose numbers are NumPy arrays."""
+    device = space.stored.device
+    return np.asarray(
+        squared_distances(space, torch.from_numpy(left).to(device), torch.from_numpy(right).to(device)).cpu()
+    )
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Compute float32 products in float32: TF32 or bfloat16 would break the bounds."""

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import t as student_t
 
-from gelora_estimators.neighbors import nearest_distances
+from gelora_estimators.neighbors import Neighbors, nearest_distances
 from gelora_estimators.neighbors import neighbors_within as neighbors_within
 from gelora_estimators.points import IndexArray, StoredArray, as_points
 from gelora_estimators.protocol import DegenerateCloudError, FloatArray
@@ -177,18 +177,50 @@ def decimation_parts(n: int, decimations: int, *, fewest_points: int, rng: np.ra
     return [np.sort(order[: parts * (n // parts)].reshape(parts, -1), axis=1) for parts in n_parts]
 
 
-def search_within(points: Any, rows: IndexArray | None, *, k: int, device: str) -> Search:
+class Searching(Protocol):
+    """An estimator that searches neighbours, as far as the search is concerned."""
+
+    @property
+    def k(self) -> int:
+        """Neighbours worth searching."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where distances are computed."""
+        ...
+
+    @property
+    def neighbors(self) -> str:
+        """How neighbours are searched."""
+        ...
+
+
+def neighbors_for(estimator: Searching, points: Any, *, minimum: int) -> Neighbors:
+    """Return the neighbours that an estimator wants, searched as its options say, ``minimum`` of them at least."""
+    return nearest_distances(
+        points, estimator.k, minimum=minimum, device=estimator.device, neighbors=estimator.neighbors
+    )
+
+
+def search_within(
+    points: Any, rows: IndexArray | None, *, k: int, device: str, neighbors: str = "exact"
+) -> Search | None:
     """Return a function from numbers of distinct points to their ``k`` distances among themselves.
 
-    ``rows`` are the rows of ``points`` that hold the distinct points; None where every row is one.
+    ``rows`` are the rows of ``points`` that hold the distinct points; None where every row is one. Without ``points``
+    there is nothing to search.
     """
+    if points is None:
+        return None
 
     @cache
     def stored() -> StoredArray:
         return as_points(points)
 
     def search(kept: IndexArray) -> FloatArray:
-        return nearest_distances(stored()[kept if rows is None else rows[kept]], k, device=device).distances
+        part = stored()[kept if rows is None else rows[kept]]
+        return nearest_distances(part, k, device=device, neighbors=neighbors).distances
 
     return search
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import gammainccinv, gammaincinv
 
-from gelora_estimators.neighbors import nearest_distances
-from gelora_estimators.options import check_applies, check_choice, check_device, check_integer, check_number
+from gelora_estimators.neighbors import Neighbors
+from gelora_estimators.options import check_applies, check_choice, check_integer, check_number, check_search
 from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, FloatArray
 from gelora_estimators.subsampling import (
@@ -15,6 +15,7 @@ from gelora_estimators.subsampling import (
     check_distances,
     columns_for_subsampling,
     decimation_scan,
+    neighbors_for,
     normal_interval,
     search_within,
     subsampling_error,
@@ -67,8 +68,8 @@ class TwoNN:
         Halves drawn for ``interval="subsampling"``.
     decimations : int
         How often to halve the cloud for a scan over scales; no scan at 0.
-    device : str
-        Where distances are computed: "auto", "cpu", "cuda:0" …
+    device, neighbors : str
+        Where distances are computed ("auto", "cpu", "cuda:0" …), and how neighbours are searched (`nearest_distances`).
 
     Raises
     ------
@@ -126,6 +127,7 @@ class TwoNN:
     n_subsamples: int = 50
     decimations: int = 0
     device: str = "auto"
+    neighbors: str = "exact"
 
     def __post_init__(self) -> None:
         check_choice("fit", self.fit, tuple(_INTERVALS))
@@ -146,7 +148,7 @@ class TwoNN:
         check_number("confidence", self.confidence, low=0.0, high=1.0)
         check_integer("n_subsamples", self.n_subsamples, minimum=2)
         check_integer("decimations", self.decimations, minimum=0)
-        check_device(self.device)
+        check_search(self.device, self.neighbors)
 
     @property
     def k(self) -> int:
@@ -166,10 +168,9 @@ class TwoNN:
             For fewer than 10 distinct points, or where `nearest_distances` or the fit finds no
             dimension.
         """
-        found = nearest_distances(points, self.k, minimum=_FEWEST_POINTS - 1, device=self.device)
-        search = search_within(points, found.rows, k=2, device=self.device)
-        n = len(found.rows) + found.n_copies
-        return self._estimate(found.distances, found.indices, n, rng, search, near=found.n_near_copies)
+        found = neighbors_for(self, points, minimum=_FEWEST_POINTS - 1)
+        search = search_within(points, found.rows, k=2, device=self.device, neighbors=self.neighbors)
+        return self._estimate(found.distances, found.indices, found.n_points, rng, search, found)
 
     def from_distances(
         self,
@@ -210,7 +211,7 @@ class TwoNN:
             return self._estimate(distances, indices, n, rng, None)
         # Which parts are searched must not depend on who else wanted a longer list.
         nearest = distances[:, : self.k]
-        search = search_within(points, None, k=2, device=self.device)
+        search = search_within(points, None, k=2, device=self.device, neighbors=self.neighbors)
         return self._estimate(nearest, None if indices is None else indices[:, : self.k], n, rng, search)
 
     def _estimate(
@@ -220,7 +221,7 @@ class TwoNN:
         n: int,
         rng: np.random.Generator,
         search: Search | None,
-        near: int | None = None,
+        found: Neighbors | None = None,
     ) -> DimensionEstimate:
         # A contiguous copy, so that wider lists give the same bits.
         nearest = np.ascontiguousarray(distances[:, :2])
@@ -244,8 +245,8 @@ class TwoNN:
             "mean_r2": float(nearest[:, 1].mean()),
             "error_from_subsampling": float(error is not None),
         }
-        if near is not None:
-            diagnostics["n_near_copies"] = float(near)
+        if found is not None:
+            diagnostics |= found.diagnostics
         if self.fit == "posterior":
             diagnostics["posterior_shape"], diagnostics["posterior_rate"] = self._posterior(nearest)
         if error is None:

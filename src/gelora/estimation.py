@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from gelora.clouds import Representations, as_representations
-from gelora.measuring import Caught, LayerReading, Measurer, give_out, report_halves, report_undefined
+from gelora.measuring import (
+    Caught,
+    LayerReading,
+    Measurer,
+    covariate_method,
+    give_out,
+    neighbor_method,
+    neighbor_recall,
+    report_halves,
+    report_recall,
+    report_undefined,
+)
 from gelora.messages import check_replicates
 from gelora.processes import Processes
 from gelora.profile import COVARIATES, make_profile
@@ -91,7 +102,8 @@ def estimate(
         The profile: ``dimension``, ``standard_error``, ``ci_low``, ``ci_high``, ``n_points`` and ``undefined``
         (the reason, where a dimension is) by estimator and layer, covariates by layer, provenance in the
         attributes; ``dimension_scales`` where an estimator reads several scales; with replicates
-        ``dimension_replicates`` and ``dimension_scale_replicates``. A number does not depend on which other
+        ``dimension_replicates`` and ``dimension_scale_replicates``; ``neighbor_recall`` where an estimator was asked to
+        search approximately, and the attribute ``neighbor_methods``. A number does not depend on which other
         estimators or layers were asked for.
 
     Raises
@@ -105,7 +117,7 @@ def estimate(
     -----
     UserWarning
         For each layer and estimator without a defined dimension, with the reason; what an estimator warns about
-        comes with its name and the layer.
+        comes with its name and the layer. For an approximate search that finds less than 90 % of the neighbours.
 
     Examples
     --------
@@ -199,6 +211,7 @@ def estimate_representations(
     undefined = _table(layers, list(estimators), lambda reading: reading.reason, object)
     report_undefined(undefined, list(estimators), clouds)
     report_halves(layers, list(estimators), clouds)
+    report_recall(layers, estimators, clouds)
     return _assemble(clouds, estimators, layers, halves, seed, time.perf_counter() - started)
 
 
@@ -249,6 +262,9 @@ def _assemble(
         return numbers
 
     optional, scales = _optional(layers, labels, len(halves))
+    methods = {label: way for label, function in estimators.items() if (way := neighbor_method(function)) != "exact"}
+    if methods:
+        optional["neighbor_recall"] = table(neighbor_recall)
     seconds_of = {label: sum(layer.readings[label].seconds for layer in layers) for label in labels}
     replicates = {
         "n_replicates": len(halves),
@@ -257,7 +273,7 @@ def _assemble(
         "replicate_seed": int(seed),
         "rows_fingerprint": rows_fingerprints(clouds.rows),
     }
-    return make_profile(
+    profile = make_profile(
         estimators=labels,
         estimates={
             "dimension": table(lambda one: one.dimension),
@@ -280,12 +296,16 @@ def _assemble(
             "estimators": {label: describe_estimator(function) for label, function in estimators.items()},
             "citations": {label: str(getattr(f, "citation", "")) for label, f in estimators.items()},
             "estimator_seconds": {label: round(value, 3) for label, value in seconds_of.items()},
+            **({"neighbor_methods": methods} if methods else {}),
             "neighbor_search_seconds": round(sum(layer.search_seconds for layer in layers), 3),
             "estimation_seconds": round(seconds, 3),
             "versions": package_versions(),
             "created": timestamp(),
         },
     )
+    if (method := covariate_method(estimators)) != "exact":
+        profile["mean_nearest_distance"].attrs["neighbors"] = method
+    return profile
 
 
 def _optional(

@@ -7,7 +7,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from gelora.readings import Covariates, Entry, Reading, Told, keep, kept_covaria
 from gelora.replicates import Halves, HalvesOfStack, half_estimates
 from gelora.scheduling import Scheduler
 from gelora.store import StoredCloud
-from gelora_estimators.neighbors import Neighbors, nearest_distances
+from gelora_estimators.neighbors import Neighbors, nearest_distances, search_breadth
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
 
 # Label of an estimator, the layer, and what it warned of.
 Caught = list[tuple[str, str, Entry]]
+_LEAST_RECALL = 0.9  # of an approximate search; below it there is a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,12 @@ class Measurer:
         # By the module's path, not its position: it does not change with the layers asked for.
         place = (clouds.stacks[column], clouds.names[column])
         files: dict[str, Path | None] = dict.fromkeys(self.estimators)
+        method = covariate_method(self.estimators)
         about = None
         if isinstance(cloud, StoredCloud):
             kept = cloud.readings(len(self.halves), self.seed)
             files = {label: kept.file_of(place, label, function) for label, function in self.estimators.items()}
-            about = kept.covariates_of(place)
+            about = kept.covariates_of(place, method)
         known = {label: told for label, file in files.items() if (told := kept_reading(file)) is not None}
         covariates = kept_covariates(about)
         missing = {label: function for label, function in self.estimators.items() if label not in known}
@@ -99,7 +101,7 @@ class Measurer:
             )
             for label, function in self.estimators.items()
         ] + [
-            scheduler.task(functools.partial(_describe, about), cloud, found)
+            scheduler.task(functools.partial(_describe, about, method), cloud, found)
             if covariates is None
             else scheduler.task(_give, covariates)
         ]
@@ -156,8 +158,9 @@ def _read(
     return reading, told
 
 
-def _describe(file: Path | None, cloud: Any, found: _Found) -> Covariates:
-    covariates = cloud_covariates(np.asarray(cloud), next(iter(found.by_label.values()), None))
+def _describe(file: Path | None, method: str, cloud: Any, found: _Found) -> Covariates:
+    points, fitting = np.asarray(cloud), [one for one in found.by_label.values() if one.method == method]
+    covariates = cloud_covariates(points, fitting[0] if fitting else None, method)
     keep(file, (covariates, found.seconds))
     return covariates, found.seconds
 
@@ -171,22 +174,41 @@ def _search_once(
 ) -> dict[str, Neighbors]:
     """Return the neighbours for every estimator that can take them from a search made for all.
 
-    Estimators with ``from_distances`` and ``k`` share the search for the largest k on their device, long enough to
-    look up halves where ``halved``.
+    Estimators with ``from_distances`` and ``k`` share the search for the largest k on their device and by their kind of
+    search, long enough to look up halves where ``halved``. What an approximate search finds depends on its breadth, so
+    that only those who would search as broadly share one: no number depends on who else was asked.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, str, int], list[str]] = {}
     for label, function in estimators.items():
-        if hasattr(function, "from_distances") and hasattr(function, "k"):
-            groups.setdefault(str(getattr(function, "device", "auto")), []).append(label)
+        if _shares(function):
+            device, method = str(getattr(function, "device", "auto")), neighbor_method(function)
+            breadth = search_breadth(_columns(function, halved), method)
+            groups.setdefault((device, method, breadth), []).append(label)
     shared: dict[str, Neighbors] = {}
-    for device, labels in groups.items():
+    for (device, method, _), labels in groups.items():
         k = max(_columns(estimators[label], halved) for label in labels)
         try:
-            found = nearest_distances(points, k, minimum=1, device=device)
+            found = nearest_distances(points, k, minimum=1, device=device, neighbors=method)
         except DegenerateCloudError:
             continue  # on its own each estimator says what it needed
         shared |= dict.fromkeys(labels, found)
     return shared
+
+
+def neighbor_method(estimator: Any) -> str:
+    """Return how an estimator searches neighbours, "exact" where it says nothing."""
+    method = getattr(estimator, "neighbors", "exact")
+    return method if isinstance(method, str) else "exact"  # others may count neighbours by this name
+
+
+def covariate_method(estimators: Mapping[str, Any]) -> str:
+    """Return how the neighbours behind the covariates were searched: approximately where every shared search was."""
+    shared = [neighbor_method(function) for function in estimators.values() if _shares(function)]
+    return "exact" if "exact" in shared or not shared else shared[0]
+
+
+def _shares(estimator: Any) -> bool:
+    return hasattr(estimator, "from_distances") and hasattr(estimator, "k")
 
 
 def _columns(estimator: Any, halved: bool) -> int:
@@ -205,7 +227,9 @@ def _from_search(function: Any, points: NDArray[Any], rng: np.random.Generator, 
     parameters = inspect.signature(function.from_distances).parameters
     extras = {name: value for name, value in offered.items() if name in parameters}
     estimate: DimensionEstimate = function.from_distances(found.distances, len(points), rng, **extras)
-    return estimate
+    if found.method == "exact" or not isinstance(estimate, DimensionEstimate):
+        return estimate
+    return replace(estimate, diagnostics={**estimate.diagnostics, "neighbor_recall": found.recall})
 
 
 def _estimate_one(
@@ -227,13 +251,13 @@ def _estimate_one(
     return found, ""
 
 
-def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None) -> dict[str, float]:
-    """Return the covariates of one cloud, NaN where it is degenerate; ``found`` saves a search."""
+def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None, method: str = "exact") -> dict[str, float]:
+    """Return the covariates of one cloud, NaN where it is degenerate; ``found`` saves a search by ``method``."""
     if len(points) < 2 or not np.isfinite(points).all():
         return {}
     values = {"mean_norm": mean_norm(points), **spectrum_covariates(points)}
     try:
-        nearest = found or nearest_distances(points, 1)
+        nearest = found or nearest_distances(points, 1, neighbors=method)
         values["mean_nearest_distance"] = float(nearest.distances[:, 0].mean())
     except DegenerateCloudError:
         values["mean_nearest_distance"] = math.nan
@@ -270,6 +294,26 @@ def report_halves(layers: Sequence[LayerReading], labels: Sequence[str], clouds:
             f"{label}: on halves of the rows the dimension of layer {clouds.layers[worst]} of the "
             f"{clouds.stacks[worst]} is undefined {int((~table).sum(axis=1).max())} of {table.shape[1]} times, so that "
             "ranks by this estimator get no probabilities: give more data, or an estimator that needs fewer points",
+            stacklevel=4,
+        )
+
+
+def neighbor_recall(estimate: DimensionEstimate) -> float:
+    """Return the share of the true neighbours that the search of an estimate found, NaN where it was exact."""
+    return float(np.asarray(estimate.diagnostics.get("neighbor_recall", math.nan)))
+
+
+def report_recall(layers: Sequence[LayerReading], estimators: Mapping[str, Any], clouds: Representations) -> None:
+    """Warn of estimators whose approximate search misses so many neighbours that the dimension may be moved by it."""
+    for label, function in estimators.items():
+        recall = np.array([neighbor_recall(layer.readings[label].estimate) for layer in layers])
+        if (low := int((recall < _LEAST_RECALL).sum())) == 0:
+            continue
+        worst = int(np.nanargmin(recall))
+        warnings.warn(
+            f"{label}: the neighbours by {neighbor_method(function)} hold {recall[worst]:.0%} of the true ones in "
+            f"layer {clouds.layers[worst]} of the {clouds.stacks[worst]}, less than {_LEAST_RECALL:.0%} in {low} of "
+            f"{len(recall)} layers: read the dimension with care, or pass neighbors='exact'",
             stacklevel=4,
         )
 

@@ -82,9 +82,9 @@ class KeptReadings:
             return None
         return self._file(place, label, to_json(described, sort_keys=True))
 
-    def covariates_of(self, place: tuple[str, str]) -> Path:
-        """Return where the covariates of a layer belong."""
-        return self._file(place, "", "covariates")
+    def covariates_of(self, place: tuple[str, str], method: str) -> Path:
+        """Return where the covariates of a layer belong, of neighbours searched by ``method``."""
+        return self._file(place, "", "covariates", method)
 
     def _file(self, *parts: Any) -> Path:
         mark = fingerprint([self.identity.encode(), *(repr(part).encode() for part in parts)])

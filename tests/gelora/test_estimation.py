@@ -65,7 +65,7 @@ def test_one_search_serves_every_neighbour_estimator_and_changes_no_number(cloud
         return nearest_distances(points, k, **options)
 
     monkeypatch.setattr("gelora.measuring.nearest_distances", counted)
-    for module in ("twonn", "mle", "gride", "local", "corrint"):
+    for module in ("subsampling", "corrint"):
         monkeypatch.setattr(f"gelora_estimators.{module}.nearest_distances", counted)
     together = estimate_representations(copied, estimator=names, progress=False)
     assert calls == [max(make_estimator(name).k for name in names)] * len(copied)
