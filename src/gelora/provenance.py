@@ -24,7 +24,10 @@ RECORDED_PACKAGES = (
     "scikit-dimension",
     "ripser",
     "giotto-ph",
+    "faiss-cpu",
+    "pynndescent",
     "xarray",
+    "zarr",
 )
 
 
