@@ -16,7 +16,7 @@ from gelora.images import Pixels, check_processor, image_mode, is_images, read_i
 from gelora.masking import masked
 from gelora.models import load_tokenizer
 from gelora.provenance import fingerprint
-from gelora.token_table import TableBuilder, TokenTable, pieces
+from gelora.token_table import TableBuilder, TokenTable, first_of_equal, pieces
 from gelora.tokenizing import (
     IGNORED_LABEL,
     TOKEN_KEYS,
@@ -200,16 +200,11 @@ class Seen:
         """Return the positions of those that were not seen before, the first of equal ones, and remember them."""
         digests = (blake2b(_key(one), digest_size=_MARK.itemsize).digest() for one in features)
         marks = np.fromiter(digests, _MARK, count=len(features))
-        # Not np.unique, which copies the marks twice: there may be many millions.
-        order = np.argsort(marks, kind="stable")
-        another = np.ones(len(order), dtype=bool)
-        for start in range(1, len(order), 2**16):
-            stop = min(start + 2**16, len(order))
-            another[start:stop] = marks[order[start:stop]] != marks[order[start - 1 : stop - 1]]
-        first = np.sort(order[another])
-        found = first[~np.isin(marks[first], self._marks)]
-        self._marks = np.concatenate([self._marks, marks[found]])
-        return found.astype(np.int64)
+        found = first_of_equal(marks)
+        if len(self._marks):
+            found = found[~np.isin(marks[found], self._marks)]
+        self._marks = np.concatenate([self._marks, marks[found]]) if len(self._marks) else marks[found]
+        return found
 
 
 def take_examples(

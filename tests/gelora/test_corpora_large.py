@@ -14,6 +14,7 @@ from gelora.corpora import Texts, read_texts
 from gelora.encoding import encode, needs_tokenizer
 from gelora.representations import extract_representations
 from gelora.text_values import BLOCK, Reservoir, TextArrayBuilder
+from gelora.token_table import first_of_equal
 from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
 
 N = 2 * BLOCK + 345
@@ -159,6 +160,13 @@ def test_a_text_file_that_is_not_utf8_is_an_error_that_names_the_line(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"text\n" * 3000 + "é\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"not UTF-8 text \(line 3001: .*convert it first"):
         read_texts(tmp_path / "a.txt")
+
+
+def test_the_first_of_equal_marks_is_found_among_many():
+    marks = np.random.default_rng(0).integers(0, 60_000, size=150_000).astype("S16")
+    expected = np.sort(np.unique(marks, return_index=True)[1])
+    np.testing.assert_array_equal(first_of_equal(marks), expected)
+    assert first_of_equal(marks[:0]).tolist() == []
 
 
 def test_lone_surrogates_survive_in_the_array():
