@@ -8,8 +8,9 @@ import numpy as np
 from gelora_estimators.options import check_integer
 from gelora_estimators.points import IndexArray, distinct_rows, refuse_repeated_vectors
 from gelora_estimators.protocol import DegenerateCloudError, FloatArray
-from gelora_estimators.search import count_pairs, search, search_space
-from gelora_estimators.search import resolve_device as resolve_device
+from gelora_estimators.search import count_pairs, search
+from gelora_estimators.space import resolve_device as resolve_device
+from gelora_estimators.space import search_space
 from gelora_estimators.within import neighbors_within as neighbors_within
 
 

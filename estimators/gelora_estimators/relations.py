@@ -15,7 +15,7 @@ from gelora_estimators.points import (
     first_occurrences,
 )
 from gelora_estimators.protocol import DegenerateCloudError
-from gelora_estimators.search import SearchSpace, full_precision, resolve_device, search_space, squared_distances
+from gelora_estimators.space import SearchSpace, full_precision, resolve_device, search_space, squared_distances
 
 _BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # distances in one block
 _FEWEST_ROWS = 64

@@ -5,112 +5,27 @@ possible is measured by subtracting the stored numbers in float64. Rows that flo
 float64 bounds, and the few that even these cannot are compared with every point.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from gelora_estimators.points import DistinctRows, IndexArray, StoredArray, centred_block, rows_in_cache
+from gelora_estimators.bounds import (
+    LARGEST_STRIDE,
+    Bounds,
+    column_parts,
+    lower_bounds,
+    make_bounds,
+    room_for,
+    row_blocks,
+)
+from gelora_estimators.points import IndexArray
 from gelora_estimators.protocol import FloatArray
+from gelora_estimators.space import SearchSpace, full_precision, squared_distances
 
 _MARGIN = 4  # candidates beyond the k asked for
-_BLOCK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}  # numbers in one block of the product
-_COLUMN_BYTES = {"cpu": 2**28, "cuda": 2**34}  # of the right factor: of larger clouds it is made part by part
-_DIFFERENCE_ELEMENTS = {"cpu": 2**16, "cuda": 2**26}  # numbers in one block of differences
-_FEWEST_ROWS = 256  # rows of a block, whatever its length: thinner products are slow
-_LARGEST_STRIDE = 16  # columns that share one minimum in the first sieve
 _HOPELESS = 0.5  # share of unsettled rows from which a precision is given up
 _OPEN = 32  # pairs a row left open by float32 bounds from which counting goes on in float64
-_EXTREME = 1e100  # scale beyond which squares of float64 coordinates could overflow or vanish
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchSpace:
-    """A cloud on a device, ready to be searched.
-
-    Parameters
-    ----------
-    cloud : DistinctRows
-        The distinct points.
-    stored : torch.Tensor of shape (n, d)
-        Their stored numbers on the device, in float32 or float64.
-    unit : float
-        Power of two by which ``stored`` has been multiplied.
-    square : torch.Tensor of shape (n,)
-        Squared norms of the centred points times ``cloud.scale``, in float64.
-    """
-
-    cloud: DistinctRows
-    stored: torch.Tensor
-    unit: float
-    square: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Bounds:
-    """The right factor of a product that is ‖y‖² − 2x·y less a bound γ (‖y‖² + 2‖x‖‖y‖) on its rounding error.
-
-    Adding ‖x‖² gives a lower bound on the squared distance; with twice the error bound on top, an
-    upper one. The terms of the bound are two more columns of the factors, so they cost no pass.
-
-    Parameters
-    ----------
-    right : torch.Tensor of shape (n_padded, d + 2)
-        Of the points y, some or all of the cloud.
-    factor : float
-        γ.
-    first, n : int
-        Number of the first of these points, and how many they are.
-    """
-
-    right: torch.Tensor
-    factor: float
-    first: int
-    n: int
-
-
-def resolve_device(points: Any, device: str) -> torch.device:
-    """Return the torch device that ``device`` means for these points.
-
-    Raises
-    ------
-    ValueError
-        For a name torch does not know, or a CUDA device where there is none.
-    """
-    if device == "auto":
-        return points.device if isinstance(points, torch.Tensor) else torch.device("cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}: {error}"
-        ) from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`device` must be available, got {device!r} without a CUDA device: pass device='cpu'.")
-    return resolved
-
-
-def search_space(cloud: DistinctRows, device: torch.device) -> SearchSpace:
-    """Put distinct points on a device, with the squared norms of the centred ones."""
-    extreme = cloud.stored.dtype == np.float64 and not 1.0 / _EXTREME < cloud.scale < _EXTREME
-    unit = cloud.scale if extreme else 1.0
-    stored: StoredArray = cloud.stored * unit if extreme else cloud.stored
-    square = np.empty(len(stored))
-
-    def work(part: slice) -> None:
-        block = centred_block(cloud, part.start, part.stop)
-        np.einsum("ij,ij->i", block, block, out=square[part])
-
-    _in_threads(work, len(stored), rows_in_cache(stored.shape[1]))
-    # A read-only array is never written to here, but torch would warn about it.
-    own = stored if stored.flags.writeable and stored.flags.c_contiguous else np.array(stored)
-    return SearchSpace(
-        cloud=cloud, stored=torch.from_numpy(own).to(device), unit=unit, square=torch.from_numpy(square).to(device)
-    )
 
 
 def search(
@@ -125,11 +40,11 @@ def search(
     best = _Best(np.full((len(rows), k), np.inf), np.zeros((len(rows), k), dtype=np.int64))
     tags = None if labels is None else torch.from_numpy(labels).to(space.stored.device)
     with full_precision():
-        for columns in _column_parts(space):
+        for columns in column_parts(space):
             places = np.arange(len(rows))
             for dtype in (torch.float32, torch.float64):
                 if len(places):
-                    places = _settle(space, _bounds(space, dtype, columns), rows, places, tags, best)
+                    places = _settle(space, make_bounds(space, dtype, columns), rows, places, tags, best)
             for place in places:
                 numbers = np.arange(columns.start, columns.stop)
                 other = numbers != rows[place] if labels is None else labels[columns] != labels[rows[place]]
@@ -161,13 +76,6 @@ class _Best:
         self.indices[places] = np.take_along_axis(numbers, order, axis=1)
 
 
-def _column_parts(space: SearchSpace) -> list[slice]:
-    """Return the points in parts whose right factors are of bounded size: all at once where they are few."""
-    n, ambient = space.stored.shape
-    rows = max(_LARGEST_STRIDE, _COLUMN_BYTES.get(space.stored.device.type, 2**28) // (4 * (ambient + 2)))
-    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
 def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> IndexArray:
     """Return how many other points lie within each limit (r,), in units of ``stored``, of each row.
 
@@ -175,7 +83,7 @@ def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> Ind
     """
     counts = np.zeros((len(rows), len(limits)), dtype=np.int64)
     with full_precision():
-        for columns in _column_parts(space):
+        for columns in column_parts(space):
             counts += _count_in(space, rows, limits, columns)
     return counts
 
@@ -183,18 +91,18 @@ def count_pairs(space: SearchSpace, rows: IndexArray, limits: FloatArray) -> Ind
 def _count_in(space: SearchSpace, rows: IndexArray, limits: FloatArray, columns: slice) -> IndexArray:
     """Return how many points among ``columns`` lie within each limit of each row."""
     counts = np.zeros((len(rows), len(limits)), dtype=np.int64)
-    blocks = _blocks(len(rows), columns.stop - columns.start, space.stored.device)
-    bounds = _bounds(space, torch.float32, columns)
-    buffer = _buffer(bounds, blocks)
+    blocks = row_blocks(len(rows), columns.stop - columns.start, space.stored.device)
+    bounds = make_bounds(space, torch.float32, columns)
+    buffer = room_for(bounds, blocks)
     for start, stop in blocks:
         block = torch.from_numpy(rows[start:stop]).to(space.stored.device)
-        lower = _lower_bounds(space, bounds, block, None, buffer)
+        lower = lower_bounds(space, bounds, block, None, buffer)
         found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
         n_open = sum(int(undecided.sum()) for _, undecided in found)
         if bounds.right.dtype == torch.float32 and n_open > _OPEN * len(block):
-            bounds = _bounds(space, torch.float64, columns)
-            buffer = _buffer(bounds, blocks)
-            lower = _lower_bounds(space, bounds, block, None, buffer)
+            bounds = make_bounds(space, torch.float64, columns)
+            buffer = room_for(bounds, blocks)
+            lower = lower_bounds(space, bounds, block, None, buffer)
             found = [_within(space, bounds, block, lower, float(limit)) for limit in limits]
         for column, (inside, undecided) in enumerate(found):
             pairs = undecided.nonzero()
@@ -206,7 +114,7 @@ def _count_in(space: SearchSpace, rows: IndexArray, limits: FloatArray, columns:
 
 
 def _within(
-    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, limit: float
+    space: SearchSpace, bounds: Bounds, rows: torch.Tensor, lower: torch.Tensor, limit: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return how many points of each row are surely within the limit, and a mask of the undecided ones."""
     own = space.square[rows]
@@ -222,149 +130,9 @@ def _within(
     return sure.sum(dim=1), possible & ~sure
 
 
-def squared_distances(space: SearchSpace, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the squared distances of pairs of points, by subtraction in float64, times the squared unit.
-
-    On one device the order of summation is fixed by the width alone: equal differences give equal
-    bits, so that ties stay ties and no number depends on how the work is cut.
-    """
-    step = max(1, _DIFFERENCE_ELEMENTS.get(left.device.type, 2**16) // space.stored.shape[1])
-    if left.device.type == "cpu":
-        return torch.from_numpy(_squared_on_cpu(space.stored.numpy(), left.numpy(), right.numpy(), step))
-    result = torch.empty(len(left), dtype=torch.float64, device=left.device)
-    for start in range(0, len(left), step):
-        pair = slice(start, start + step)
-        difference = space.stored[left[pair]].double() - space.stored[right[pair]].double()
-        result[pair] = _sum_of_squares(difference)
-    return result
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute float32 products in float32: TF32 or bfloat16 would break the bounds."""
-    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    if not all(hasattr(backend, "fp32_precision") for backend in backends):  # before torch 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    found = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for backend, precision in zip(backends, found, strict=True):
-            backend.fp32_precision = precision
-
-
-def _squared_on_cpu(stored: StoredArray, left: IndexArray, right: IndexArray, step: int) -> FloatArray:
-    """Return squared distances, in blocks that stay in the cache."""
-    result = np.empty(len(left))
-
-    def work(pair: slice) -> None:
-        difference = stored.take(left[pair], axis=0).astype(np.float64, copy=False)
-        difference -= stored.take(right[pair], axis=0)
-        np.einsum("ij,ij->i", difference, difference, out=result[pair])
-
-    _in_threads(work, len(left), step)
-    return result
-
-
-def _in_threads(work: Callable[[slice], None], n: int, step: int) -> None:
-    """Do the work on slices of ``step`` of n rows, shared between as many threads as torch has."""
-    n_threads = min(torch.get_num_threads(), max(1, n // (8 * step)))
-
-    def share(first: int) -> None:
-        for start in range(first * step, n, n_threads * step):
-            work(slice(start, min(start + step, n)))
-
-    if n_threads == 1:
-        share(0)
-        return
-    with ThreadPoolExecutor(n_threads) as threads:
-        list(threads.map(share, range(n_threads)))
-
-
-def _sum_of_squares(terms: torch.Tensor) -> torch.Tensor:
-    """Return Σ terms² along the last axis by halves, a fixed order; ``terms`` is overwritten."""
-    terms.square_()
-    width = terms.shape[-1]
-    while width > 1:
-        half = 1 << ((width - 1).bit_length() - 1)
-        terms[..., : width - half] += terms[..., half:width]
-        width = half
-    return terms[..., 0].clone()
-
-
-def _bounds(space: SearchSpace, dtype: torch.dtype, columns: slice) -> _Bounds:
-    """Return the augmented right factor of some points, padded to a whole number of strides."""
-    n, ambient = columns.stop - columns.start, space.stored.shape[1]
-    # Rounding of the factors, d + 2 products in any order, and room for the terms of second order.
-    factor = (ambient + 24) * float(torch.finfo(dtype).eps) / 2.0
-    precision = np.float32 if dtype == torch.float32 else np.float64
-    right = np.zeros((-(-n // _LARGEST_STRIDE) * _LARGEST_STRIDE, ambient + 2), dtype=precision)
-    square = space.square[columns].cpu().numpy()
-
-    def work(part: slice) -> None:
-        block = centred_block(space.cloud, columns.start + part.start, columns.start + part.stop)
-        # Rounded first: the factors of both sides hold the same numbers.
-        np.multiply(block.astype(precision), -2.0, out=right[part, :ambient])
-
-    _in_threads(work, n, rows_in_cache(ambient))
-    right[:n, ambient], right[:n, ambient + 1] = (1.0 - factor) * square, -2.0 * factor * np.sqrt(square)
-    right[n:, ambient] = np.inf
-    return _Bounds(torch.from_numpy(right).to(space.stored.device), factor, columns.start, n)
-
-
-def _left_factor(space: SearchSpace, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return the augmented left factor of some points."""
-    ambient, numbers = space.stored.shape[1], rows.cpu().numpy()
-    left = np.empty((len(rows), ambient + 2), dtype=np.float32 if dtype == torch.float32 else np.float64)
-
-    def work(part: slice) -> None:
-        block = space.cloud.stored.take(numbers[part], axis=0).astype(np.float64)
-        block -= space.cloud.centre
-        block *= space.cloud.scale
-        left[part, :ambient] = block
-
-    _in_threads(work, len(rows), rows_in_cache(ambient))
-    left[:, ambient], left[:, ambient + 1] = 1.0, np.sqrt(space.square[rows].cpu().numpy())
-    return torch.from_numpy(left).to(rows.device)
-
-
-def _blocks(n_rows: int, n: int, device: torch.device) -> list[tuple[int, int]]:
-    """Return the bounds of blocks of rows that keep the block of the product small, the first the largest."""
-    step = max(_FEWEST_ROWS, _BLOCK_ELEMENTS.get(device.type, 2**23) // n)
-    return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
-
-
-def _buffer(bounds: _Bounds, blocks: list[tuple[int, int]]) -> torch.Tensor:
-    """Return room for one block of the product, used again for each: fresh memory costs more than it holds."""
-    n_rows = blocks[0][1] if blocks else 0
-    return torch.empty((n_rows, len(bounds.right)), dtype=bounds.right.dtype, device=bounds.right.device)
-
-
-def _lower_bounds(
-    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, tags: torch.Tensor | None, buffer: torch.Tensor
-) -> torch.Tensor:
-    """Return lower bounds on squared distance − ‖x‖², infinite for what does not count, in the buffer."""
-    lower = torch.mm(_left_factor(space, rows, bounds.right.dtype), bounds.right.T, out=buffer[: len(rows)])
-    if tags is None:
-        itself = ((rows >= bounds.first) & (rows < bounds.first + bounds.n)).nonzero()[:, 0]
-        lower[itself, rows[itself] - bounds.first] = torch.inf
-    else:
-        others = tags[bounds.first : bounds.first + bounds.n]
-        lower[:, : bounds.n].masked_fill_(tags[rows, None] == others[None, :], torch.inf)
-    return lower
-
-
 def _settle(
     space: SearchSpace,
-    bounds: _Bounds,
+    bounds: Bounds,
     rows: IndexArray,
     places: IndexArray,
     tags: torch.Tensor | None,
@@ -372,12 +140,12 @@ def _settle(
 ) -> IndexArray:
     """Add the nearest of these bounds at ``places`` of ``rows``; return the places that they cannot settle."""
     unsettled = []
-    blocks = _blocks(len(places), bounds.n, space.stored.device)
-    buffer = _buffer(bounds, blocks)
+    blocks = row_blocks(len(places), bounds.n, space.stored.device)
+    buffer = room_for(bounds, blocks)
     for start, stop in blocks:
         part = places[start:stop]
         block = torch.from_numpy(rows[part]).to(space.stored.device)
-        lower = _lower_bounds(space, bounds, block, tags, buffer)
+        lower = lower_bounds(space, bounds, block, tags, buffer)
         farthest = torch.from_numpy(best.squared[part, -1]).to(block.device)
         found = _nearest_in_block(space, bounds, block, lower, best.squared.shape[1], farthest)
         proven = found[2].cpu().numpy()
@@ -390,7 +158,7 @@ def _settle(
 
 
 def _nearest_in_block(
-    space: SearchSpace, bounds: _Bounds, rows: torch.Tensor, lower: torch.Tensor, k: int, farthest: torch.Tensor
+    space: SearchSpace, bounds: Bounds, rows: torch.Tensor, lower: torch.Tensor, k: int, farthest: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the k nearest of each row among some points, and whether the bounds prove it.
 
@@ -431,7 +199,7 @@ def _sieve(lower: torch.Tensor, wanted: int) -> tuple[torch.Tensor, torch.Tensor
     Columns are first reduced to the minimum of every stride-th one: the wanted smallest entries lie
     in the wanted smallest groups.
     """
-    stride = _LARGEST_STRIDE
+    stride = LARGEST_STRIDE
     while stride > 1 and lower.shape[1] < 8 * stride * wanted:
         stride //= 2
     if stride == 1:

@@ -14,7 +14,8 @@ import torch
 from gelora_estimators.forest import NeighborLists, spanning_forest
 from gelora_estimators.points import DistinctRows, IndexArray, StoredArray, distinct_rows, power_of_two_scale
 from gelora_estimators.protocol import FloatArray
-from gelora_estimators.search import SearchSpace, resolve_device, search, search_space, squared_distances
+from gelora_estimators.search import search
+from gelora_estimators.space import SearchSpace, resolve_device, search_space, squared_distances
 
 _DENSE_LIMIT = 160  # points up to which the whole distance matrix is used
 _LIST_LENGTH = 8  # neighbours in a list that a tree is grown from

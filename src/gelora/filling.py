@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from gelora.collecting import Cloud, Collector
 from gelora.files import atomic_path, to_json
 from gelora.processes import Processes
+from gelora.readings import forget_readings
 from gelora.store import META_FILE, ActivationStore, create, locked, open_store
 from gelora.store_format import difference
 from gelora.windows import IntArray, Layer, Window
@@ -131,7 +132,10 @@ def _missing(store: ActivationStore, progress: bool) -> list[int]:
     if damaged:
         _log.warning("`store`: %d of %d windows are damaged and made again", len(damaged), len(done))
         store.forget(damaged)
-    return [number for number in range(store.n_windows) if number not in done or number in damaged]
+    missing = [number for number in range(store.n_windows) if number not in done or number in damaged]
+    if missing:
+        forget_readings(store.path)  # elsewhere the states may come out with other bits
+    return missing
 
 
 def _make(

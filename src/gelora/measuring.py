@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,37 +18,15 @@ from gelora.catching import caught
 from gelora.clouds import Representations
 from gelora.covariates import mean_norm, spectrum_covariates
 from gelora.provenance import generator
+from gelora.readings import Covariates, Entry, Reading, Told, keep, kept_covariates, kept_reading
 from gelora.replicates import Halves, HalvesOfStack, half_estimates
 from gelora.scheduling import Scheduler
 from gelora.store import StoredCloud
 from gelora_estimators.neighbors import Neighbors, nearest_distances
 from gelora_estimators.protocol import DegenerateCloudError, DimensionEstimate, DimensionEstimator
 
-# What an estimator warned of; with its label and the layer.
-Entry = tuple[type[Warning], str]
+# Label of an estimator, the layer, and what it warned of.
 Caught = list[tuple[str, str, Entry]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one estimator says of one layer.
-
-    Parameters
-    ----------
-    estimate : DimensionEstimate
-        Of the whole cloud; NaN where undefined.
-    reason : str
-        Why it is undefined, else empty.
-    halves : list of DimensionEstimate or None
-        Of each half, None where undefined.
-    seconds : float
-        Time of it all, without the shared search.
-    """
-
-    estimate: DimensionEstimate
-    reason: str
-    halves: list[DimensionEstimate | None]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +72,37 @@ class Measurer:
     def tasks(self, column: int, scheduler: Scheduler) -> list[Any]:
         """Return the tasks of one layer: a reading for each estimator, then the covariates.
 
-        The search that they share is a task of its own.
+        The search that they share is a task of its own. What is kept beside a store is not made again.
         """
-        clouds, halved = self.clouds, len(self.halves) > 0
-        cloud = clouds.clouds[column]
-        if not isinstance(cloud, StoredCloud):  # a stored one is read by whoever works on it
-            cloud = scheduler.send(cloud)
-        found = scheduler.task(functools.partial(_search, estimators=self.estimators, halved=halved), cloud)
-        halves = self.halves.of(clouds.stacks[column])
+        clouds, cloud = self.clouds, self.clouds.clouds[column]
         # By the module's path, not its position: it does not change with the layers asked for.
         place = (clouds.stacks[column], clouds.names[column])
-        readings = [
-            scheduler.task(functools.partial(_read, label, function, place, halves, self.seed), cloud, found)
+        files: dict[str, Path | None] = dict.fromkeys(self.estimators)
+        about = None
+        if isinstance(cloud, StoredCloud):
+            kept = cloud.readings(len(self.halves), self.seed)
+            files = {label: kept.file_of(place, label, function) for label, function in self.estimators.items()}
+            about = kept.covariates_of(place)
+        known = {label: told for label, file in files.items() if (told := kept_reading(file)) is not None}
+        covariates = kept_covariates(about)
+        missing = {label: function for label, function in self.estimators.items() if label not in known}
+        if missing or covariates is None:
+            if not isinstance(cloud, StoredCloud):  # a stored one is read by whoever works on it
+                cloud = scheduler.send(cloud)
+            search = functools.partial(_search, estimators=missing, halved=len(self.halves) > 0)
+            found, halves = scheduler.task(search, cloud), self.halves.of(clouds.stacks[column])
+        return [
+            scheduler.task(_give, known[label])
+            if label in known
+            else scheduler.task(
+                functools.partial(_read, label, function, place, halves, self.seed, files[label]), cloud, found
+            )
             for label, function in self.estimators.items()
+        ] + [
+            scheduler.task(functools.partial(_describe, about), cloud, found)
+            if covariates is None
+            else scheduler.task(_give, covariates)
         ]
-        return [*readings, scheduler.task(_describe, cloud, found)]
 
     def put_together(self, column: int, results: Sequence[Any], told: Caught) -> LayerReading:
         """Return the reading of a layer from what came of its tasks; ``told`` receives what estimators warned of."""
@@ -139,9 +134,10 @@ def _read(
     place: tuple[str, str],
     halves: HalvesOfStack,
     seed: int,
+    file: Path | None,
     cloud: Any,
     found: _Found,
-) -> tuple[Reading, list[Entry]]:
+) -> Told:
     points, begun = np.asarray(cloud), time.perf_counter()
     names, neighbors = (label, *place), found.by_label.get(label)
     with caught() as entries:
@@ -155,11 +151,19 @@ def _read(
     with caught() as more:
         estimates = half_estimates(points, function, one if single else None, parts, neighbors, rng_of)
     told = [(entry.category, str(entry.message)) for entry in (*entries, *more)]
-    return Reading(one, reason, estimates, time.perf_counter() - begun), told
+    reading = Reading(one, reason, estimates, time.perf_counter() - begun)
+    keep(file, (reading, told))
+    return reading, told
 
 
-def _describe(cloud: Any, found: _Found) -> tuple[dict[str, float], float]:
-    return cloud_covariates(np.asarray(cloud), next(iter(found.by_label.values()), None)), found.seconds
+def _describe(file: Path | None, cloud: Any, found: _Found) -> Covariates:
+    covariates = cloud_covariates(np.asarray(cloud), next(iter(found.by_label.values()), None))
+    keep(file, (covariates, found.seconds))
+    return covariates, found.seconds
+
+
+def _give(known: Any) -> Any:
+    return known
 
 
 def _search_once(

@@ -287,7 +287,7 @@ def _identity(
         "max_length": examples.record["max_length"],
         "tokenizer": examples.record["tokenizer"],
         "rows": {stack: fingerprint([values.astype("<i8").tobytes()]) for stack, values in rows.items()},
-        "sample_seed": attributes["sample_seed"],
+        "token_seed": attributes["sample_seed"] if attributes["pooling"] == "tokens" else "",
         "gelora": package_versions(["gelora"]).get("gelora", ""),
     }
 

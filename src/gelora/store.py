@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gelora.files import atomic_path, make_folder, to_json
 from gelora.provenance import timestamp
+from gelora.readings import READINGS, KeptReadings
 from gelora.store_format import SCHEMA, SCHEMA_VERSION, Part, parts_of, read_meta
 from gelora.windows import IntArray, Layer, Window
 
@@ -23,7 +24,7 @@ META_FILE = "gelora.json"
 WINDOWS = "windows"
 # Share of the free memory that one layer may take before it is mapped from disk.
 MOST_OF_MEMORY = 0.25
-_OWN = ("zarr.json", "lock", WINDOWS, META_FILE)
+_OWN = ("zarr.json", "lock", WINDOWS, READINGS, META_FILE)
 _log = logging.getLogger("gelora")
 
 
@@ -231,6 +232,10 @@ class StoredCloud:
     def __len__(self) -> int:
         """Return the number of points."""
         return self.shape[0]
+
+    def readings(self, n_replicates: int, seed: int) -> KeptReadings:
+        """Return the files of what is read from the store with such halves and draws."""
+        return KeptReadings.beside(self._store.path, self._store.meta["identity"], n_replicates, seed)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return all points, read from the store."""

@@ -8,7 +8,8 @@ from gelora_estimators import DegenerateCloudError, as_points, nearest_distances
 from gelora_estimators.clouds import gaussian, random_rotation, sphere
 from gelora_estimators.neighbors import count_within
 from gelora_estimators.points import distinct_rows
-from gelora_estimators.search import search, search_space
+from gelora_estimators.search import search
+from gelora_estimators.space import search_space
 from gelora_estimators.spanning_tree import minimum_spanning_tree
 
 
@@ -135,9 +136,9 @@ def test_copies_are_counted_and_leave_distances_as_they_were(cloud):
 
 def test_blocks_of_rows_give_the_same_bits_as_one_block(cloud, monkeypatch):
     reference = nearest_distances(cloud, 6)
-    monkeypatch.setattr("gelora_estimators.search._BLOCK_ELEMENTS", {"cpu": 2000})
-    monkeypatch.setattr("gelora_estimators.search._FEWEST_ROWS", 3)
-    monkeypatch.setattr("gelora_estimators.search._DIFFERENCE_ELEMENTS", {"cpu": 100, "cuda": 100})
+    monkeypatch.setattr("gelora_estimators.bounds._BLOCK_ELEMENTS", {"cpu": 2000})
+    monkeypatch.setattr("gelora_estimators.bounds._FEWEST_ROWS", 3)
+    monkeypatch.setattr("gelora_estimators.space._DIFFERENCE_ELEMENTS", {"cpu": 100, "cuda": 100})
     found = nearest_distances(cloud, 6)
     np.testing.assert_array_equal(found.distances, reference.distances)
     np.testing.assert_array_equal(found.indices, reference.indices)
@@ -159,7 +160,7 @@ def test_parts_of_columns_give_the_same_bits_as_the_whole_cloud(cloud, monkeypat
 
     reference = everything()
     size = {"cpu": n_columns * 4 * (cloud.shape[1] + 2)}
-    monkeypatch.setattr("gelora_estimators.search._COLUMN_BYTES", size)
+    monkeypatch.setattr("gelora_estimators.bounds._COLUMN_BYTES", size)
     for one, other in zip(everything(), reference, strict=True):
         np.testing.assert_array_equal(one, other)
 
