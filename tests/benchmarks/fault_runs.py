@@ -25,13 +25,13 @@ import numpy as np
 gc.freeze()  # in the process that runs are forked off: each collects garbage for every window
 
 PRELOADED = (
-    "gelora.cli", "gelora.estimation", "gelora.profile", "gelora.tables", "gelora.netcdf", "gelora_estimators.mle",
-    "gelora_estimators.twonn", "zarr.codecs", "dask.threaded", "dask.delayed", "dask.array", "distributed", "psutil",
-    "accelerate.utils", "tokenizers", "h5netcdf.legacyapi", "rich.console", "rich.table",
-    "pydantic.main", "pydantic.json_schema", "scipy.stats",
-    "scipy.ndimage", "pyarrow.pandas_compat", "transformers.models.llama.modeling_llama", "typer._click",
-    "transformers.models.auto.modeling_auto", "transformers.tokenization_utils_tokenizers",
-    "transformers.convert_slow_tokenizer", "transformers.integrations", "fault_runs",
+    "encodings.utf_8_sig", "gelora.cli", "gelora.estimation", "gelora.profile", "gelora.tables", "gelora.netcdf",
+    "gelora_estimators.mle", "gelora_estimators.twonn", "zarr.codecs", "dask.threaded", "dask.delayed", "dask.array",
+    "distributed", "psutil", "accelerate.utils", "tokenizers", "h5netcdf.legacyapi", "rich.console", "rich.table",
+    "pydantic.main", "pydantic.json_schema", "scipy.stats", "scipy.ndimage", "pyarrow.pandas_compat",
+    "transformers.models.llama.modeling_llama", "typer._click", "transformers.models.auto.modeling_auto",
+    "transformers.tokenization_utils_tokenizers", "transformers.convert_slow_tokenizer", "transformers.integrations",
+    "fault_runs",
 )  # fmt: skip
 WIDTH, TEXT_LENGTH = 16_384, 6  # 64 points a window
 N_TEXTS = 500

@@ -28,7 +28,7 @@ from faults_harm import damage_metadata, damage_windows
 from faults_page import page
 from faults_places import full_disk, read_only, wrong_clock
 
-from gelora.files import atomic_path, to_json
+from gelora.files import atomic_path, make_folder, to_json
 from gelora.provenance import package_versions
 
 OUTPUT = Path("docs/benchmarks")
@@ -52,7 +52,6 @@ def prepare(bench: Bench) -> Outcome:
     """Make what all runs are held against: one undisturbed run, and a store that holds points alone."""
     from fault_runs import TEXT_LENGTH, digests, numbers
 
-    from gelora import estimate as _estimate  # noqa: F401 (its import is not part of the time)
     from gelora.representations import extract_representations
 
     bench.start(bench.case()).wait()  # caches of the file system
@@ -148,7 +147,7 @@ def killed_again_and_again(bench: Bench, workers: int) -> dict[str, Any]:
             n_kills += 1
         return gone_on(bench, case, code, "") | {"kills": n_kills, "again": lost}
 
-    outcomes = in_turn(workers, one, 3)
+    outcomes = in_turn(workers, one, 2)
     counts = _summed(outcomes, "runs")
     counts["kills"] = sum(outcome["kills"] for outcome in outcomes)
     return _entry("one run killed, called, killed … until its windows are there", len(outcomes), counts, outcomes)
@@ -169,6 +168,7 @@ def told_to_stop(bench: Bench, number: int, name: str, tries: int, workers: int)
     for code, times in sorted(Counter(outcome["ended"] for outcome in outcomes).items()):
         counts[f"exit code {code}"] = times
     counts["tracebacks"] = sum("Traceback" in outcome["said"] for outcome in outcomes)
+    counts["said so"] = sum("gelora: interrupted" in outcome["said"] for outcome in outcomes)
     counts["temporary files left"] = sum(outcome["left"] for outcome in outcomes)
     return _entry(f"{name} at a random moment", tries, counts, outcomes)
 
@@ -289,6 +289,7 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
     if options.only:
         return
+    make_folder(OUTPUT)
     result = {
         "reference": reference,
         "data": "CoLA and SST-2" if options.data else "the built-in corpus",

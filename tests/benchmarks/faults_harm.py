@@ -42,11 +42,8 @@ def damage_windows(bench: Bench, workers: int) -> list[dict[str, Any]]:
         run = bench.start(case)
         code, after = run.wait(), files_at(case.store)
         changed = {name for name, form in before.items() if after.get(name) != form}
-        others = len(changed - set().union(*own))
-        found = [
-            {"made": names <= changed, "others": others, "completed": code == 0, "same": bench.is_same(case)}
-            for names in own
-        ]
+        others, same = len(changed - set().union(*own)), bench.is_same(case)
+        found = [{"made": names <= changed, "others": others, "completed": code == 0, "same": same} for names in own]
         case.remove()
         return found
 
