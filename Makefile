@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-faults validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -91,6 +91,9 @@ bench-comparison: $(INSTALLED)  ## the measured comparison of methods, SQuAD and
 	cp $(COMPARISON)/squad/comparison.nc docs/benchmarks/comparison/squad.nc
 	cp $(COMPARISON)/glue/comparison.nc docs/benchmarks/comparison/comparison.nc
 	$(BIN)/python tests/benchmarks/comparison_page.py
+
+bench-faults: $(INSTALLED)  ## kills, damage, full disks and wrong clocks against an extraction and an estimation, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/faults.py $(if $(DATA),--data $(DATA))
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

@@ -170,6 +170,8 @@ def told_to_stop(bench: Bench, number: int, name: str, tries: int, workers: int)
     counts["tracebacks"] = sum("Traceback" in outcome["said"] for outcome in outcomes)
     counts["said so"] = sum("gelora: interrupted" in outcome["said"] for outcome in outcomes)
     counts["temporary files left"] = sum(outcome["left"] for outcome in outcomes)
+    for outcome in outcomes:
+        outcome["said"] = "\n".join(line for line in outcome["said"].splitlines() if line.startswith("gelora: "))
     return _entry(f"{name} at a random moment", tries, counts, outcomes)
 
 
@@ -302,7 +304,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     for path, text in (
-        (OUTPUT / "faults.json", to_json(result, indent=1) + "\n"),
+        (OUTPUT / "faults.json", to_json(result, indent=1).replace(str(work), "FOLDER") + "\n"),
         (OUTPUT / "faults.md", page(result)),
     ):
         with atomic_path(path) as temporary:
