@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -98,6 +98,9 @@ bench-cost: export OPENBLAS_NUM_THREADS := 1
 bench-cost: export MKL_NUM_THREADS := 1
 bench-cost: $(INSTALLED)  ## rates of one core, and what models of 7 and 70 billion parameters would take, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/cost_model.py
+
+bench-faults: $(INSTALLED)  ## kills, damage, full disks and wrong clocks against an extraction and an estimation, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/faults.py $(if $(DATA),--data $(DATA))
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

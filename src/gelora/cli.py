@@ -13,12 +13,18 @@ from gelora import cli_tuning as cli_tuning
 from gelora.cli_options import app as app
 from gelora.masking import masked
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 
 def main() -> None:
-    """Run the command line; errors that a user can mend end in one line and exit code 1."""
+    """Run the command line; errors that a user can mend end in one line and exit code 1, Ctrl-C in one and 130."""
     warnings.showwarning = _show_warning
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("gelora: interrupted", err=True)
+        raise
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         if os.environ.get("GELORA_DEBUG"):
             raise

@@ -1,5 +1,6 @@
 """Write a file whole or not at all; JSON of what NumPy made."""
 
+import errno
 import json
 import os
 import secrets
@@ -13,6 +14,8 @@ from gelora.masking import masked
 
 # Of a JSON file that is read: the largest of ours, plans and outcomes, have some megabytes.
 MAX_BYTES = 64 * 2**20
+# What says that there is no room: of a disk, of a user's share of it, of a file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -33,6 +36,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     ------
     FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
         If ``path`` cannot be written; nothing is left behind.
+    OSError
+        Where there is no room for it, naming the path; nothing is left behind.
 
     Examples
     --------
@@ -50,10 +55,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
     temporary.touch(exist_ok=False)
     try:
-        yield temporary
+        with naming_full_disk(target):
+            yield temporary
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """Let the error of a full disk name what was written: libraries leave it out, or say it in their own words.
+
+    Raises
+    ------
+    OSError
+        With the number of the error that was caught.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL or str(error.strerror).startswith("cannot write"):
+            raise
+        reason = os.strerror(error.errno)
+        raise OSError(error.errno, f"cannot write `{path}` ({reason}): make room, and call again") from error
 
 
 def check_writable(path: str | Path) -> None:
@@ -120,7 +144,7 @@ def _probe(folder: Path, target: Path) -> None:
             f"cannot write `{target}`: the folder `{folder}` is not writable ({error.strerror}), give another path"
         ) from error
     os.close(handle)
-    Path(name).unlink()
+    Path(name).unlink(missing_ok=True)
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gelora.files import atomic_path, make_folder, read_json, to_json
+from gelora.files import atomic_path, make_folder, naming_full_disk, read_json, to_json
 from gelora.provenance import timestamp
 from gelora.readings import READINGS, KeptReadings
-from gelora.store_format import SCHEMA, SCHEMA_VERSION, Part, parts_of, read_meta
+from gelora.store_format import META_FILE as META_FILE
+from gelora.store_format import SCHEMA, SCHEMA_VERSION, WINDOWS, Part, clear_unfinished, parts_of, read_meta
 from gelora.windows import IntArray, Layer, Window
 
 Cloud = NDArray[np.float32] | NDArray[np.float64]
-META_FILE = "gelora.json"
-WINDOWS = "windows"
 # Share of the free memory that one layer may take before it is mapped from disk.
 MOST_OF_MEMORY = 0.25
 _OWN = ("zarr.json", "lock", WINDOWS, READINGS, META_FILE)
@@ -72,6 +72,8 @@ class ActivationStore:
         if (array.shape, str(array.dtype)) != ((self._n_points(stack),), "int64"):
             raise ValueError(f"the rows of the {stack} are {array.dtype} of shape {array.shape}")
         rows: IntArray = array[:]
+        if (rows < 0).any():
+            raise ValueError(f"a part of the rows of the {stack} is missing")
         return rows
 
     def _n_points(self, stack: str) -> int:
@@ -176,7 +178,11 @@ class ActivationStore:
         if n_bytes <= psutil.virtual_memory().available * MOST_OF_MEMORY:
             return np.empty(shape, dtype)
         with tempfile.TemporaryFile(dir=self.path) as file:  # the map holds on to it
-            file.truncate(n_bytes)
+            with naming_full_disk(self.path):
+                # Taken at once: on a full disk a write to the map would kill the process.
+                os.posix_fallocate(file.fileno(), 0, n_bytes) if hasattr(os, "posix_fallocate") else file.truncate(
+                    n_bytes
+                )
             return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
     def part_of(self, stack: str, layer: int) -> Part:
@@ -316,11 +322,21 @@ def create(
         Examples run together, unless memory runs out.
     """
     zarr = _zarr()
-    foreign = sorted(file.name for file in path.iterdir() if file.name not in _OWN) if path.exists() else []
-    if foreign:
-        raise ValueError(
-            f"`store`: {str(path)!r} holds something else ({', '.join(foreign[:3])}): give a new or an empty folder"
-        )
+    clear_unfinished(path, _OWN)
+    with naming_full_disk(path):
+        return _create(zarr, path, identity, shapes, rows, windows, window_rows, batch_size)
+
+
+def _create(
+    zarr: Any,
+    path: Path,
+    identity: Mapping[str, Any],
+    shapes: Mapping[Layer, tuple[int, str]],
+    rows: Mapping[str, IntArray],
+    windows: Sequence[Window],
+    window_rows: int,
+    batch_size: int,
+) -> ActivationStore:
     group = zarr.open_group(str(path), mode="a", zarr_format=3)
     parts = parts_of(shapes)
     checked = [zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), zarr.codecs.Crc32cCodec()]
@@ -338,7 +354,7 @@ def create(
         )
     for stack, values in rows.items():
         array = group.create_array(
-            f"{stack}_rows", shape=values.shape, dtype="int64", compressors=checked, overwrite=True
+            f"{stack}_rows", shape=values.shape, dtype="int64", compressors=checked, fill_value=-1, overwrite=True
         )
         array[:] = values
     make_folder(path / WINDOWS)
@@ -370,7 +386,7 @@ def open_store(path: str | Path) -> ActivationStore:
     """
     folder = Path(path)
     try:
-        text = (folder / META_FILE).read_text(encoding="utf-8")
+        text = (folder / META_FILE).read_text(encoding="utf-8", errors="replace")  # which JSON then is not
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"`store`: there is no store in {str(path)!r}; `gelora estimate --store` makes one"

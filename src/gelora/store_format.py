@@ -1,9 +1,12 @@
 """What the files of a store hold: written by us, read from anybody."""
 
 import json
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from gelora.files import to_json
@@ -11,10 +14,15 @@ from gelora.windows import MOST, Layer
 
 SCHEMA = "gelora-activations"
 SCHEMA_VERSION = 1
+META_FILE = "gelora.json"
+WINDOWS = "windows"
 _STACKS = ("encoder", "decoder")
 _DTYPES = ("float32", "float64")
 # No hidden state is wider; of a file that says otherwise nothing is allocated.
 _WIDEST = 2**20
+# What is made before the metadata, and what a kill leaves of writing that; another call may be probing the folder.
+_ARRAY = re.compile(rf"({'|'.join(_STACKS)})_(rows|\d+)")
+_TEMPORARY = re.compile(rf"\.gelora-\w+|\.{re.escape(META_FILE)}\.\w+\.partial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +153,34 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         for key in sorted({*stored, *wanted})
         if stored.get(key) != wanted.get(key)
     )
+
+
+def clear_unfinished(path: Path, own: Collection[str]) -> None:
+    """Remove the arrays that a call has left which was cut off before its store was there.
+
+    Parameters
+    ----------
+    path : Path
+        A folder without metadata, or none.
+    own : collection of str
+        Names that may be in it.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something else, or the windows of a store that has lost its metadata.
+    """
+    if any((path / WINDOWS).glob("*.json")):
+        raise ValueError(
+            f"`store`: {str(path)!r} has lost {META_FILE!r}, which says what its windows are: put it back, or remove "
+            "the store, and it is made again"
+        )
+    names = sorted(file.name for file in path.iterdir()) if path.exists() else []
+    arrays = [name for name in names if _ARRAY.fullmatch(name)]
+    foreign = [name for name in names if name not in (*own, *arrays) and not _TEMPORARY.fullmatch(name)]
+    if foreign:
+        raise ValueError(
+            f"`store`: {str(path)!r} holds something else ({', '.join(foreign[:3])}): give a new or an empty folder"
+        )
+    for name in arrays:
+        shutil.rmtree(path / name)

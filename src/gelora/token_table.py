@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gelora.files import naming_full_disk
+
 IntArray = NDArray[np.int64]
 _DTYPES = {"token_type_ids": np.dtype(np.int8)}
 _TOKENS = np.dtype(np.int32)
@@ -18,7 +20,7 @@ class _Column:
     """One kind of ids, text after text."""
 
     def __init__(self, dtype: "np.dtype[Any]", folder: Path | None) -> None:
-        self.dtype = dtype
+        self.dtype, self.folder = dtype, folder
         # Without a name: it vanishes with the process, whatever ends it.
         self.file: IO[bytes] | None = None if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.parts: list[NDArray[Any]] = []
@@ -27,18 +29,19 @@ class _Column:
     def add(self, rows: Sequence[Sequence[int]]) -> None:
         self.counts.append(np.array([len(row) for row in rows], dtype=np.int32))
         flat = np.fromiter((value for row in rows for value in row), self.dtype, count=int(self.counts[-1].sum()))
-        if self.file is None:
+        if self.file is None or self.folder is None:
             self.parts.append(flat)
-        else:
+            return
+        with naming_full_disk(self.folder):
             self.file.write(flat.tobytes())
 
     def finish(self) -> tuple[NDArray[Any], IntArray]:
         """Return all ids, and where each text begins, with the end of the last."""
         ends: IntArray = np.concatenate([np.zeros(1, dtype=np.int64), *self.counts])
         np.cumsum(ends, out=ends)
-        if self.file is None:
+        if self.file is None or self.folder is None:
             return np.concatenate([np.empty(0, self.dtype), *self.parts]), ends
-        with self.file as file:  # the map holds on to it
+        with naming_full_disk(self.folder), self.file as file:  # the map holds on to it
             file.flush()
             ids = np.memmap(file, dtype=self.dtype, mode="r") if ends[-1] else np.empty(0, self.dtype)
         return ids, ends

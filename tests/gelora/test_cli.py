@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gelora import windows
 from gelora.cli import main
 from gelora.finetuning.record import open_record
 from gelora.plan import RankPlan
 from gelora.profile import open_profile
+from gelora.store import ActivationStore
 from tiny_models import tiny_model, tiny_texts, tiny_tokenizer
 
 
@@ -338,6 +340,7 @@ def refuse(*_):
     raise AssertionError("a network call")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 sys.argv = ["gelora", *sys.argv[1:]]
+from gelora import windows
 from gelora.cli import main
 main()
 """
@@ -353,3 +356,30 @@ main()
         )
         assert done.returncode == 0, done.stderr
     assert plan.is_file()
+
+
+def test_ctrl_c_ends_in_one_line_and_the_same_call_goes_on(run, model_folder, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "MOST", 64)
+    store, profile = tmp_path / "store", tmp_path / "p.nc"
+    words = (
+        "estimate", "--model", model_folder, "--data", texts_file, "--text-column", "first", "--n-samples", "all",
+        "--store", store, "--output", profile, "--no-progress",
+    )  # fmt: skip
+    write = ActivationStore.write
+
+    def interrupted(self, window, clouds, mark):
+        if window.number == 2:
+            raise KeyboardInterrupt
+        write(self, window, clouds, mark)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ActivationStore, "write", interrupted)
+        code, _, err = run(*words)
+    assert (code, err.strip()) == (130, "gelora: interrupted")
+    assert {file.name for file in tmp_path.iterdir()} == {"store"}
+    kept = {file.name: file.stat().st_mtime_ns for file in (store / "windows").iterdir()}
+    assert sorted(kept) == ["0000000.json", "0000001.json"]
+    code, _, err = run(*words)
+    assert code == 0, err
+    assert {name: (store / "windows" / name).stat().st_mtime_ns for name in kept} == kept
+    assert open_profile(profile)["n_points"].min() > 100

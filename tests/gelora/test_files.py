@@ -1,10 +1,11 @@
 """A file is written whole or not at all."""
 
+import errno
 import os
 
 import pytest
 
-from gelora.files import atomic_path, check_writable, make_folder
+from gelora.files import atomic_path, check_writable, make_folder, naming_full_disk
 
 
 def test_a_file_appears_whole_with_the_permissions_of_any_new_file(tmp_path):
@@ -31,6 +32,18 @@ def test_an_error_while_writing_keeps_the_old_file_and_leaves_nothing(tmp_path):
         write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_named_with_the_file_and_what_to_do(tmp_path):
+    target = tmp_path / "out.txt"
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        said = r"cannot write `.*out\.txt` \([^()]*\): make room, and call again"
+        with pytest.raises(OSError, match=said) as caught, naming_full_disk(tmp_path), atomic_path(target):
+            raise OSError(number, "Can't close file (file write failed: time = now, 100 words of a library)")
+        assert caught.value.errno == number
+    with pytest.raises(OSError, match="broken"), atomic_path(target):
+        raise OSError(errno.EIO, "broken")
+    assert not list(tmp_path.iterdir())
 
 
 def test_paths_that_cannot_be_written_are_named_before_any_work(tmp_path):

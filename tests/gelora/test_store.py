@@ -343,6 +343,52 @@ def test_a_full_disk_is_said_and_what_was_made_is_kept(bert: Any, tmp_path: Path
     assert_same(extract(bert, data, store=folder), wanted)
 
 
+def test_a_disk_that_is_full_before_the_store_is_there_is_said_and_the_same_call_goes_on(
+    bert: Any, tmp_path: Path
+) -> None:
+    folder, data = tmp_path / "s", ragged_batch(N)
+    with (
+        mock.patch.object(Path, "write_text", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError, match=rf"cannot write `.*s/{META_FILE}` \(No space left.*make room, and call again"),
+    ):
+        extract(bert, data, store=folder)
+    assert (folder / "encoder_32").is_dir()
+    (folder / f".{META_FILE}.0123456789ab.partial").write_text("{")  # as `kill -9` leaves it
+    assert_same(extract(bert, data, store=folder), extract(bert, data))
+
+
+def test_a_store_that_has_lost_its_metadata_or_rows_is_refused_and_keeps_its_windows(bert: Any, tmp_path: Path) -> None:
+    folder, data = tmp_path / "s", ragged_batch(N)
+    extract(bert, data, store=folder)
+    before, meta = marks(folder), folder / META_FILE
+    text = meta.read_bytes()
+    meta.unlink()
+    with pytest.raises(ValueError, match=r"has lost 'gelora.json'.*: put it back, or remove the store"):
+        extract(bert, data, store=folder)
+    meta.write_bytes(b"\xff" + text)
+    with pytest.raises(ValueError, match=r"gelora.json' is no readable JSON .*: remove the store"):
+        extract(bert, data, store=folder)
+    meta.write_bytes(text)
+    (folder / "encoder_rows" / "c" / "0").unlink()
+    with pytest.raises(ValueError, match="is damaged .*rows of the encoder is missing.*: remove it"):
+        open_store(folder)
+    assert marks(folder) == before
+
+
+def test_a_layer_is_not_mapped_from_a_disk_without_room_for_it(
+    bert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(bert, ragged_batch(N), store=tmp_path / "s")
+    store = open_store(tmp_path / "s")
+    monkeypatch.setattr("gelora.store.MOST_OF_MEMORY", 0.0)
+    with (
+        mock.patch("os.posix_fallocate", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError, match=r"cannot write `.*s` \(No space left on device\): make room"),
+    ):
+        store.read("encoder", 1)
+    assert isinstance(store.read("encoder", 1), np.memmap)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_read_only_folder_is_refused_before_the_model_runs(bert: Any, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
