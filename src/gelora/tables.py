@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from gelora.netcdf import json_attribute
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gelora.netcdf import json_attribute
-from gelora.plan import RankPlan
+    from gelora.plan import RankPlan
 
 
 def profile_table(profile: xr.Dataset, plan: "RankPlan | None" = None, title: str | None = None) -> "Table":

@@ -351,19 +351,17 @@ def _weight_files(origin: str) -> dict[str, Path]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`model`: {str(index)!r} is damaged ({error}): fetch it again") from error
     whole = _stored_file(origin, SAFE_WEIGHTS_NAME)
-    if whole is None:
-        return {}
-    with safetensors.safe_open(whole, framework="pt") as tensors:
-        return dict.fromkeys(tensors.keys(), whole)
+    if whole is not None:
+        with safetensors.safe_open(whole, framework="pt") as tensors:
+            return dict.fromkeys(tensors.keys(), whole)
+    return {}
 
 
 def _stored_file(origin: str, name: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
-    if (Path(origin) / name).is_file():
-        return Path(origin) / name
     if Path(origin).is_dir():
-        return None
+        return Path(origin) / name if (Path(origin) / name).is_file() else None
     found = cached_file(
         origin,
         name,
