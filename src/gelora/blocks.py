@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from gelora.offloading import offloaded_parameters
 from gelora.provenance import fingerprint
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 ROLES = ("query", "key", "value", "output", "query_key_value")
@@ -304,32 +306,47 @@ def is_transposed(module: "nn.Module") -> bool:
 
 
 def weights_fingerprint(model: "nn.Module", blocks: Sequence[Block]) -> str | None:
-    """Return a hash of the blocks' parameters, or None on the meta device.
+    """Return a hash of the blocks' parameters, or None where they have no values, on the meta device.
 
     Equal for a bare model and the same model under a head, whatever its device or a float precision that
     holds bfloat16. A sample of each matrix is read: tuning moves practically every entry. A LoRA adapter of peft
-    counts once it is trained: at its start B = 0 and it changes nothing. So does one of GeoLoRA, by its S.
+    counts once it is trained: at its start B = 0 and it changes nothing. So does one of GeoLoRA, by its S. Parameters
+    that accelerate keeps in memory or on disk are read there, one at a time. Of quantised matrices the constants
+    count too.
     """
     import torch
 
     parts = []
-    modules = dict(model.named_modules())
+    modules, elsewhere = dict(model.named_modules()), offloaded_parameters(model)
     for block in blocks:
         # peft moves the original matrix to `base_layer` and adds its own beside it.
-        named = {
-            name.replace("base_layer.", ""): parameter
-            for name, parameter in modules[block.name].named_parameters()
-            if "lora_" not in name
-            or (("lora_B" in name or "geolora_S" in name) and not parameter.is_meta and bool(parameter.any()))
-        }
-        for name, parameter in sorted(named.items()):
-            if parameter.is_meta:
+        for name, tensor in sorted(_tensors(modules[block.name]).items(), key=lambda item: _plain(item[0])):
+            path = f"{block.name}.{name}"
+            if "lora_" in name and not ("lora_B" in name or "geolora_S" in name):
+                continue
+            if tensor.is_meta and path not in elsewhere:
                 return None
-            flat = parameter.detach().flatten()
+            flat = (elsewhere[path]() if tensor.is_meta else tensor).detach().flatten()
+            if "lora_" in name and not flat.any():
+                continue
             sample = flat[:: max(1, flat.numel() // 1024)].to(device="cpu", dtype=torch.bfloat16)
-            parts += [f"{block.stack}.{block.index}.{name}".encode()]
+            parts += [f"{block.stack}.{block.index}.{_plain(name)}".encode()]
             parts += [sample.view(torch.int16).numpy().tobytes()]
     return fingerprint(parts)
+
+
+def _plain(name: str) -> str:
+    return name.replace("base_layer.", "")
+
+
+def _tensors(block: "nn.Module") -> "dict[str, torch.Tensor]":
+    """Return the parameters of a block, and where some are quantised all that its state consists of."""
+    if all(parameter.is_floating_point() for parameter in block.parameters()):
+        return dict(block.named_parameters())
+    # First: bitsandbytes puts weights in another layout back into the usual one for it.
+    state = block.state_dict()
+    described = {name for name in state if ".quant_state." in name}  # by text, in which the type of the rest stands
+    return {**{name: state[name] for name in state if name not in described}, **dict(block.named_parameters())}
 
 
 def position_limit(model: "nn.Module") -> int | None:
@@ -347,10 +364,14 @@ def check_finite_parameters(model: "nn.Module") -> None:
     """Raise ValueError naming the first parameter of ``model`` that holds NaN or infinity."""
     import torch
 
+    elsewhere = offloaded_parameters(model)
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not parameter.is_meta and not torch.isfinite(parameter).all():
-            bad = int((~torch.isfinite(parameter)).sum())
+        if not parameter.is_floating_point() or (parameter.is_meta and name not in elsewhere):
+            continue
+        values = elsewhere[name]() if parameter.is_meta else parameter
+        if not torch.isfinite(values).all():
+            bad = int((~torch.isfinite(values)).sum())
             raise ValueError(
-                f"`model`: the parameter {name!r} holds {bad} NaN or infinite values of {parameter.numel()}: "
+                f"`model`: the parameter {name!r} holds {bad} NaN or infinite values of {values.numel()}: "
                 "load sound weights"
             )

@@ -1,5 +1,6 @@
 """Commands from a model to a rank plan, and from the plan to other tools."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +44,15 @@ def estimate(
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, if not the model's.")] = None,
     batch_size: Annotated[str, typer.Option(help="Texts run together; 'auto' for what fits into memory.")] = "32",
     device: Annotated[str | None, typer.Option(help="By default a GPU if there is one.")] = None,
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the model instead: auto, balanced, sequential, or a JSON object of modules and devices."
+        ),
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="nf4, fp4 or int8: hold the weights in 4 or 8 bits (needs bitsandbytes).")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16 or float16, by automatic mixed precision.")
     ] = "float32",
@@ -83,6 +93,8 @@ def estimate(
         tokenizer=tokenizer,
         batch_size=batch_size if batch_size == "auto" else _count("batch_size", batch_size, "auto"),
         device=device,
+        device_map=_device_map(device_map),
+        quantization=quantization,
         precision=precision,
         store=store,
         all_processes=int(os.environ.get("WORLD_SIZE", "1")) > 1,
@@ -248,6 +260,16 @@ def _draw(n_samples: str, confidence: float | None, rounding: str | None) -> Any
     from gelora.stopping import UntilStable
 
     return UntilStable(confidence=0.9 if confidence is None else confidence, rounding=rounding or "ceil")
+
+
+def _device_map(text: str | None) -> Any:
+    """Read a JSON object as such; another text is the name of a way to spread."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"is no JSON object ({error}), got {text!r}", param_hint="--device-map") from None
 
 
 def _layers(given: list[str] | None) -> Any:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gelora.blocks import Block, UnknownArchitectureError, check_finite_parameters
 from gelora.encoding import Examples, collate, count_tokens, pad_id_of
 from gelora.hooks import inference_on, read_blocks
+from gelora.offloading import float_type, input_device
 from gelora.pooling import KeptTokens, choose_tokens, pool
 from gelora.provenance import generator
 from gelora.tokenizing import Features
@@ -146,16 +147,15 @@ class Collector:
 
     def _forward(self, batch: Features, both: bool) -> None:
         runner = self.runner
-        parameter = next(runner.parameters(), None)
-        device = parameter.device if parameter is not None else torch.device("cpu")
+        device, dtype = input_device(runner), float_type(runner)
         if getattr(getattr(runner, "config", None), "is_encoder_decoder", False) and not (
             both and "decoder_input_ids" in batch
         ):
             runner = runner.get_encoder()  # type: ignore[operator]
             batch = {key: value for key, value in batch.items() if not key.startswith("decoder_")}
         moved = {key: value.to(device) for key, value in batch.items()}
-        if parameter is not None:
-            moved = {k: v.to(parameter.dtype) if v.is_floating_point() else v for k, v in moved.items()}
+        if dtype is not None:
+            moved = {k: v.to(dtype) if v.is_floating_point() else v for k, v in moved.items()}
         with self._autocast(device):
             if getattr(runner, "config", None) is None:
                 runner(moved["inputs"] if "inputs" in moved else moved["input_ids"])
@@ -165,7 +165,10 @@ class Collector:
             runner(**accepted, **({"use_cache": False} if "use_cache" in known else {}))
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return nullcontext() if self.precision is None else torch.autocast(device.type, dtype=self.precision)
+        if self.precision is None:
+            return nullcontext()
+        # Each weight runs once: a cache of converted ones would hold on to those of an offloaded model, all of them.
+        return torch.autocast(device.type, dtype=self.precision, cache_enabled=False)
 
     def _receive(self, stack: str, layer: int, hidden: torch.Tensor) -> None:
         if (stack, layer) in self._seen:

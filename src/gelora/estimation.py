@@ -56,6 +56,8 @@ def estimate(
     tokenizer: Any = None,
     batch_size: int | str = 32,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
     precision: str = "float32",
     store: str | Path | None = None,
     all_processes: bool = False,
@@ -85,7 +87,7 @@ def estimate(
     confidence : float, optional
         For ``n_samples="auto"``; 0.9 by default.
     pooling, text_column, max_length, decoder_texts, n_tokens, layers, tokenizer, batch_size, device, \
-    precision, store, all_processes, revision, trust_remote_code
+    device_map, quantization, precision, store, all_processes, revision, trust_remote_code
         As for `extract_representations`.
     seed : int
         Seed of the draw of rows and of every estimator's own draws.
@@ -148,6 +150,8 @@ def estimate(
         tokenizer=tokenizer,
         batch_size=batch_size,
         device=device,
+        device_map=device_map,
+        quantization=quantization,
         precision=precision,
         store=store,
         all_processes=all_processes,

@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from gelora.blocks import Block
+from gelora.offloading import is_dispatched, offload_again
+from gelora.quantization import as_found
 from gelora.windows import Layer
 
 Sink = Callable[[str, int, torch.Tensor], None]
@@ -25,16 +27,23 @@ _LOCKS_GUARD = threading.Lock()
 
 @contextmanager
 def inference_on(model: torch.nn.Module) -> Iterator[None]:
-    """Hold ``model`` in evaluation and inference mode for this thread, then restore every module's mode."""
+    """Hold ``model`` in evaluation and inference mode for this thread, then restore every module's mode.
+
+    A model that accelerate has dispatched gets new parameters while it runs, which must not be inference tensors: it
+    runs without gradients instead. What it has loaded is taken away again, also where a pass ends inside.
+    """
     with _LOCKS_GUARD:
         lock = _LOCKS.setdefault(model, threading.RLock())
     with lock:
         modes = [(module, module.training) for module in model.modules()]
+        dispatched = is_dispatched(model)
         try:
             model.eval()
-            with torch.inference_mode():
+            with as_found(model), torch.no_grad() if dispatched else torch.inference_mode():
                 yield
         finally:
+            if dispatched:
+                offload_again(model)
             for module, training in modes:
                 module.training = training
 

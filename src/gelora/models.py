@@ -1,14 +1,23 @@
 """Load a model and its tokenizer, by folder or hub name."""
 
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gelora.masking import masked
+from gelora.messages import nearest
+from gelora.quantization import check_library, check_quantizable, quantization_config
 from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def load_pretrained(
@@ -74,6 +83,126 @@ def load_pretrained(
 def _looks_like_path(name: str) -> bool:
     # A hub name is "name" or "owner/name"; whatever else is meant as a path.
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+
+
+def check_placement(model: Any, device: str | None, device_map: Any, quantization: str | None) -> None:
+    """Raise unless a model can be put where it is asked to be, as it is asked to be held.
+
+    Parameters
+    ----------
+    model
+        A loaded model, a folder or a hub name.
+    device, device_map, quantization
+        As for `load_model`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, what was found and the remedy.
+    ImportError
+        If bitsandbytes is needed and not installed.
+    """
+    check_quantizable(quantization, model)
+    if quantization is not None:
+        check_library()
+    if not isinstance(model, str | Path):
+        if device not in (None, "auto"):
+            raise ValueError("`device` goes with a model given by name: a loaded model runs where it is, move it first")
+        if device_map is not None:
+            raise ValueError(
+                "`device_map` goes with a model given by name: a loaded model runs where it is, spread it first by "
+                "from_pretrained(…, device_map=…) or accelerate.dispatch_model"
+            )
+    if device_map is None:
+        return
+    if device is not None:
+        raise ValueError(f"`device` and `device_map` both say where the model runs, got device={device!r}: give one")
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise ValueError(
+            f"`device_map` must be one of {', '.join(DEVICE_MAPS)}, or a mapping from modules to devices, got "
+            f"{device_map!r}{nearest(device_map, DEVICE_MAPS)}; a single device is `device`"
+        )
+    if not isinstance(device_map, str | Mapping) or not device_map:
+        raise TypeError(
+            f"`device_map` must be one of {', '.join(DEVICE_MAPS)}, or a mapping from modules to devices such as "
+            f"{{'': 0}}, got {device_map!r:.80}"
+        )
+
+
+def load_model(
+    model: Any,
+    *,
+    device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
+    precision: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> "nn.Module":
+    """Return a loaded ``model`` as it is, and one given by name on the devices that are asked for.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, str or Path
+        A loaded model, a folder or a hub name.
+    device : str, optional
+        Where all of it goes; by default a GPU if there is one.
+    device_map : {"auto", "balanced", "balanced_low_0", "sequential"} or mapping, optional
+        How it is spread by accelerate; what goes to disk and is not there as it is needed lies in a temporary folder
+        as long as the model is held.
+    quantization : {"nf4", "fp4", "int8"}, optional
+        How bitsandbytes holds its linear layers.
+    precision : {"float32", "bfloat16", "float16"}
+        In which matrices of 4 bits are multiplied.
+    revision, trust_remote_code
+        As for `load_pretrained`.
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError
+        As `check_placement`, or naming a device that there is not.
+    FileNotFoundError
+        If there is no such model.
+    """
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        return model
+    if not isinstance(model, str | Path):
+        raise TypeError(f"`model` must be a loaded model, a folder or a hub name, got {type(model).__name__}")
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    loaded: nn.Module
+    if device_map is None and quantization is None:
+        target = _device(device)
+        loaded = load_pretrained(model, "AutoModel", **options)
+        return loaded.to(target)
+    options["device_map"] = {"": str(_device(device))} if device_map is None else device_map
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, precision)
+    folder = tempfile.mkdtemp(prefix="gelora-offload-")
+    try:
+        loaded = load_pretrained(model, "AutoModel", offload_folder=folder, **options)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(loaded, shutil.rmtree, folder, ignore_errors=True)
+    return loaded
+
+
+def _device(device: str | None) -> "torch.device":
+    import torch
+
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(str(device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}"
+        ) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` is {device!r}, but torch finds no CUDA device: give device='auto' or 'cpu'")
+    return found
 
 
 def load_tokenizer(

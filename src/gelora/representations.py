@@ -21,10 +21,12 @@ from gelora.filling import fill_memory, fill_store
 from gelora.images import is_images, read_images
 from gelora.masking import masked
 from gelora.messages import check_choice, check_integer
-from gelora.models import load_pretrained
+from gelora.models import check_placement, load_model, load_pretrained
+from gelora.offloading import float_type, input_device
 from gelora.pooling import check_pooling
 from gelora.processes import Processes
 from gelora.provenance import fingerprint, package_versions
+from gelora.quantization import quantization_of
 from gelora.rounds import read_until
 from gelora.store import StoredCloud
 from gelora.windows import Layer, window_rows
@@ -49,6 +51,8 @@ def extract_representations(
     tokenizer: Any = None,
     batch_size: int | str = 32,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
     precision: str = "float32",
     store: str | Path | None = None,
     all_processes: bool = False,
@@ -64,7 +68,8 @@ def extract_representations(
     Parameters
     ----------
     model : PreTrainedModel, torch.nn.Module, str or Path
-        A loaded model, which runs where it is; or the folder or hub name of one.
+        A loaded model, which runs where it is, also where accelerate has spread it over devices, memory and disk; or
+        the folder or hub name of one.
     data : list of str, list of pairs of str, datasets.Dataset or IterableDataset, DataLoader, tensors, or path
         Texts; or batches of ``input_ids`` (with ``attention_mask`` and, for the decoder of an encoder-decoder
         model, ``labels`` or ``decoder_input_ids``) or ``pixel_values``; or a text, CSV, JSON lines or Parquet file.
@@ -99,6 +104,11 @@ def extract_representations(
         ``"auto"`` starts with 512 on a GPU and 32 on a CPU.
     device : str, optional
         For a model given by name: where it runs; by default a GPU if there is one.
+    device_map : {"auto", "balanced", "balanced_low_0", "sequential"} or mapping of str to device, optional
+        For a model given by name, instead of `device`: how it is spread over several devices, ``"cpu"`` and ``"disk"``,
+        as ``from_pretrained`` takes it.
+    quantization : {"nf4", "fp4", "int8"}, optional
+        For a model given by name: hold its linear layers in 4 or 8 bits, by bitsandbytes. Needs ``gelora[quantized]``.
     precision : {"float32", "bfloat16", "float16"}
         Of automatic mixed precision; ``"float32"`` leaves the model as it is. Points with non-finite coordinates are
         counted, and warned of.
@@ -142,6 +152,7 @@ def extract_representations(
     if batch_size != "auto":
         batch_size = check_integer("batch_size", batch_size, 1, ", or 'auto'")
     check_choice("precision", precision, PRECISIONS)
+    check_placement(model, device, device_map, quantization)
     if store is not None and callable(n_samples):
         raise ValueError("`store` needs to know the rows beforehand: give `n_samples` as a number or None")
     if callable(n_samples) and pooling == "tokens":
@@ -161,7 +172,15 @@ def extract_representations(
         if tokenizer is None and isinstance(model, str | Path):
             own: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
             tokenizer = load_pretrained(model, "AutoImageProcessor", **own)
-    loaded = _load(model, device, revision, trust_remote_code)
+    loaded = load_model(
+        model,
+        device=device,
+        device_map=device_map,
+        quantization=quantization,
+        precision=precision,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     runner = _backbone(loaded)
     paths = [one for one in layers or () if isinstance(one, str)]
     found = find_blocks(runner, paths or None)
@@ -190,7 +209,7 @@ def extract_representations(
         collector = Collector(
             runner, blocks, examples, pooling, n_tokens, seed, layers=asked, precision=PRECISIONS[precision]
         )
-        size = batch_size if isinstance(batch_size, int) else _AUTO_SIZES[_device_of(runner).type == "cuda"]
+        size = batch_size if isinstance(batch_size, int) else _AUTO_SIZES[input_device(runner).type == "cuda"]
         return _collect(collector, folder, attributes, size, processes, progress)
 
     def take(rows: NDArray[np.int64], seen: Seen | None = None) -> Examples:
@@ -281,9 +300,9 @@ def _identity(
     attributes: Mapping[str, Any], examples: Examples, layers: Sequence[Layer], rows: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Any]:
     """Return what the hidden states in a store depend on."""
-    kept = ("model_class", "architecture", "weights_fingerprint", "dtype", "precision", "pooling", "n_tokens")
+    own = ("model_class", "architecture", "weights_fingerprint", "dtype", "quantization", "quantization_options")
     return {
-        **{name: attributes[name] for name in kept},
+        **{name: attributes[name] for name in (*own, "precision", "pooling", "n_tokens")},
         "layers": [list(layer) for layer in layers],
         "data_fingerprint": examples.record["data_fingerprint"],
         "max_length": examples.record["max_length"],
@@ -295,53 +314,33 @@ def _identity(
 
 
 def _describe(
-    model: torch.nn.Module, runner: torch.nn.Module, blocks: Sequence[Block], revision: str | None
+    loaded: torch.nn.Module, runner: torch.nn.Module, blocks: Sequence[Block], revision: str | None
 ) -> dict[str, Any]:
-    """Return the provenance of the model and of what is read from it."""
-    parameter = next(runner.parameters(), None)
+    """Return the provenance of the model and of what is read from it.
+
+    Raises
+    ------
+    ValueError
+        If the weights of the blocks are not loaded.
+    """
+    weights = weights_fingerprint(runner, blocks)
+    if weights is None:
+        raise ValueError("`model` has no weights, its blocks are on the meta device: load them")
+    quantization, options = quantization_of(loaded)
+    places = {str(name): str(place) for name, place in (getattr(loaded, "hf_device_map", None) or {}).items()}
     return {
-        "model": masked(str(getattr(model, "name_or_path", "") or type(model).__name__)),
-        "model_class": type(model).__name__,
-        "revision": str(getattr(getattr(model, "config", None), "_commit_hash", None) or revision or ""),
+        "model": masked(str(getattr(loaded, "name_or_path", "") or type(loaded).__name__)),
+        "model_class": type(loaded).__name__,
+        "revision": str(getattr(getattr(loaded, "config", None), "_commit_hash", None) or revision or ""),
         "architecture": architecture_of(runner, blocks).as_dict(),
-        "weights_fingerprint": weights_fingerprint(runner, blocks) or "",
+        "weights_fingerprint": weights,
         "read": "input of the first block, then the output of every block, by forward hooks",
-        "device": str(parameter.device) if parameter is not None else "cpu",
-        "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else "",
+        "device": str(input_device(runner)),
+        "device_map": places if len(set(places.values())) > 1 else {},
+        "dtype": str(float_type(runner) or "").removeprefix("torch."),
+        "quantization": quantization,
+        "quantization_options": options,
     }
-
-
-def _device_of(runner: torch.nn.Module) -> torch.device:
-    parameter = next(runner.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _load(model: Any, device: str | None, revision: str | None, trust_remote_code: bool) -> torch.nn.Module:
-    if isinstance(model, torch.nn.Module):
-        if device not in (None, "auto"):
-            raise ValueError("`device` goes with a model given by name: a loaded model runs where it is, move it first")
-        return model
-    if not isinstance(model, str | Path):
-        raise TypeError(f"`model` must be a loaded model, a folder or a hub name, got {type(model).__name__}")
-    target = _device(device)
-    loaded: torch.nn.Module = load_pretrained(
-        model, "AutoModel", revision=revision, trust_remote_code=trust_remote_code
-    )
-    return loaded.to(target)
-
-
-def _device(device: str | None) -> torch.device:
-    if device in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(str(device))
-    except RuntimeError as error:
-        raise ValueError(
-            f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}"
-        ) from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`device` is {device!r}, but torch finds no CUDA device: give device='auto' or 'cpu'")
-    return found
 
 
 def _backbone(model: torch.nn.Module) -> torch.nn.Module:

@@ -48,7 +48,7 @@ class Classifier:
     auto_class, processor_class : str
         Names of the classes of transformers that load the model and its tokenizer.
     quantization : str
-        One of `gelora.finetuning.quantized.QUANTIZATIONS`; empty where the weights are as stored.
+        One of `gelora.quantization.QUANTIZATIONS`; empty where the weights are as stored.
     not_quantized : tuple of str
         Modules that no quantisation touches: the head, whether or not it is trained.
     """

@@ -8,8 +8,9 @@ from gelora.blocks import is_linear, matrix_shape
 from gelora.finetuning.adaptation import PEFT, WHOLE
 from gelora.finetuning.adapter_folder import FACTS_FILE, read_facts
 from gelora.finetuning.adapters import ADAPTERS
-from gelora.finetuning.quantized import loading_options, use_one_path
+from gelora.finetuning.quantized import loading_options
 from gelora.models import load_pretrained
+from gelora.quantization import use_one_path
 from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:

@@ -1,19 +1,15 @@
 """Models whose frozen weights are held in 4 or 8 bits, as QLoRA has them: what they need, and how they are loaded."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gelora.messages import check_choice
 from gelora.plan import RankPlan
+from gelora.quantization import check_library, check_quantizable, quantization_config, use_one_path
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-QUANTIZATIONS = ("nf4", "fp4", "int8")
 # Those that leave the frozen weights alone and whose layers peft has for quantised matrices too.
 QUANTIZED_ADAPTERS = ("lora", "rslora", "dora", "eva")
 
@@ -24,7 +20,7 @@ def check_quantization(quantization: str | None, model: Any, adapter: str) -> No
     Parameters
     ----------
     quantization : str or None
-        One of `QUANTIZATIONS`; None asks for nothing.
+        One of `gelora.quantization.QUANTIZATIONS`; None asks for nothing.
     model
         As `gelora.finetuning.runner.finetune` takes it.
     adapter : str
@@ -39,26 +35,15 @@ def check_quantization(quantization: str | None, model: Any, adapter: str) -> No
     ImportError
         If bitsandbytes is not installed.
     """
+    check_quantizable(quantization, model)
     if quantization is None:
         return
-    check_choice("quantization", quantization, QUANTIZATIONS, ", or None")
-    if not isinstance(model, str | Path):
-        raise TypeError(
-            f"`model` must be a folder or hub name for quantization={quantization!r}, got a loaded "
-            f"{type(model).__name__}: give where its weights lie, they are quantised as they are read"
-        )
     if adapter not in QUANTIZED_ADAPTERS:
         raise ValueError(
             f"`quantization` goes with the adapters {', '.join(QUANTIZED_ADAPTERS)}, got adapter={adapter!r}: choose "
             "one of them, or leave `quantization` out"
         )
     check_library()
-
-
-def check_library() -> None:
-    """Raise ImportError where bitsandbytes is not installed."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError("`quantization` needs bitsandbytes, which is not installed: pip install 'gelora[quantized]'")
 
 
 def loading_options(quantization: str, precision: str, device: str, whole: Sequence[str]) -> dict[str, Any]:
@@ -86,27 +71,8 @@ def loading_options(quantization: str, precision: str, device: str, whole: Seque
     check_library()
 
     place = "cuda:0" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    config = _quantization_config(quantization, precision, whole)
+    config = quantization_config(quantization, precision, whole)
     return {"quantization_config": config, "device_map": {"": place}}
-
-
-def _quantization_config(quantization: str, precision: str, whole: Sequence[str]) -> "BitsAndBytesConfig":
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    make: Any = BitsAndBytesConfig
-    config: BitsAndBytesConfig
-    if quantization == "int8":
-        config = make(load_in_8bit=True, llm_int8_skip_modules=list(whole))
-        return config
-    config = make(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quantization,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, precision),
-        llm_int8_skip_modules=list(whole),
-    )
-    return config
 
 
 def prepare_quantized(model: "PreTrainedModel") -> "PreTrainedModel":
@@ -117,19 +83,6 @@ def prepare_quantized(model: "PreTrainedModel") -> "PreTrainedModel":
     prepared: PreTrainedModel = prepare(model, use_gradient_checkpointing=False)
     use_one_path(prepared)
     return prepared
-
-
-def use_one_path(model: "nn.Module") -> None:
-    """Let matrices of 4 bits multiply alike in training and evaluation on every processor.
-
-    On some processors bitsandbytes evaluates by a faster path that has no gradients and rounds the constants to
-    bfloat16, and leaves the weights in its layout: steps after an evaluation would train other weights, and nothing
-    below them.
-    """
-    for module in model.modules():
-        matrix: Any = module
-        if getattr(matrix, "support_avx512bf16_for_cpu", False):
-            matrix.support_avx512bf16_for_cpu = False
 
 
 def forget_weights(plan: RankPlan) -> RankPlan:

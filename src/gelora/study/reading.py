@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from gelora.finetuning.glue import TASKS, Answering, Task, find_task
 from gelora.finetuning.options import Options, check_training_arguments
-from gelora.finetuning.quantized import QUANTIZATIONS
 from gelora.finetuning.runner import finetune
 from gelora.finetuning.tables import SPLITS
 from gelora.messages import check_choice, nearest
+from gelora.quantization import QUANTIZATIONS
 from gelora.registry import resolve_estimators
 from gelora.scores import AVERAGE
 from gelora.study.entries import Entry, read_yaml
