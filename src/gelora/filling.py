@@ -199,33 +199,25 @@ def run_halving(
     RuntimeError
         If one example alone does not fit.
     """
-    from accelerate.utils import find_executable_batch_size
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
     size = batch_size
-
-    def half() -> int:
-        nonlocal size
-        size //= 2
+    while size:
+        try:
+            return collector.run(window, size), size
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        # Outside the handler, whose error holds on to what was computed; and not before each window, where most fit.
+        clear_device_cache(garbage_collection=True)
+        too_large, size = size, size // 2
         if size:
-            _log.warning("out of memory at `batch_size` %d: going on with %d", 2 * size, size)
+            _log.warning("out of memory at `batch_size` %d: going on with %d", too_large, size)
             halved(size)
-        return size
-
-    def run(batch_size: int) -> dict[Layer, Cloud]:
-        return collector.run(window, batch_size)
-
-    try:
-        clouds: dict[Layer, Cloud] = find_executable_batch_size(
-            run, starting_batch_size=batch_size, reduce_batch_size_fn=half
-        )()
-    except RuntimeError as error:
-        if size:
-            raise
-        raise RuntimeError(
-            "`batch_size`: memory runs out at a single example: lower `max_length`, give `precision='bfloat16'`, or "
-            "load the model on more or larger devices"
-        ) from error
-    return clouds, size
+    raise RuntimeError(
+        "`batch_size`: memory runs out at a single example: lower `max_length`, give `precision='bfloat16'`, or "
+        "spread the model over more memory by `device_map='auto'` or `quantization='nf4'`"
+    )
 
 
 def _bar(windows: list[Window], progress: bool, done: int = 0) -> "tqdm[Any]":

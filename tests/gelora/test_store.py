@@ -109,6 +109,60 @@ def test_texts_are_the_same_whether_their_tokens_lie_in_memory_or_on_disk(bert: 
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def digits() -> Any:
+    """Pictures of handwritten digits, of 8 × 8 grey pixels."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    return [Image.fromarray((one * 15).astype(np.uint8)) for one in load_digits().images[:N]]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "tokens"])
+def test_images_of_a_folder_and_pixel_values_come_through_a_store_as_from_memory(
+    digits: Any, pooling: str, tmp_path: Path
+) -> None:
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+    (tmp_path / "digits").mkdir()
+    for place, picture in enumerate(digits):
+        picture.save(tmp_path / "digits" / f"{place:03}.png")
+    pixels = torch.stack([processor(images=one, return_tensors="pt")["pixel_values"][0] for one in digits])
+    vit = tiny_model("vit")
+    sources: list[tuple[Any, dict[str, Any]]] = [
+        (tmp_path / "digits", {"tokenizer": processor}),
+        (digits, {"tokenizer": processor}),
+        ({"pixel_values": pixels}, {}),
+        (pixels, {}),
+    ]
+    wanted = extract(vit, pixels, pooling=pooling, n_tokens=700)
+    assert len(wanted.clouds[0]) == (len(pixels) if pooling == "cls" else 700)
+    for number, (data, options) in enumerate(sources):
+        options |= {"pooling": pooling, "n_tokens": 700}
+        assert_same(extract(vit, data, **options), wanted)
+        for _ in range(2):  # made, then read again
+            assert_same(extract(vit, data, store=tmp_path / str(number), **options), wanted)
+
+
+def test_decoder_texts_come_through_a_store_as_from_memory(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    texts, answers = (
+        [" ".join(f"w{rng.randint(0, 20)}" for _ in range(rng.randint(1, most))) for _ in range(N)] for most in (9, 4)
+    )
+    options: dict[str, Any] = {"tokenizer": tiny_tokenizer(), "decoder_texts": answers}
+    for kind in ("t5", "bart"):
+        model = tiny_model(kind)
+        wanted = extract(model, texts, **options)
+        assert wanted.stacks == ("encoder",) * 3 + ("decoder",) * 3
+        assert_same(extract(model, texts, store=tmp_path / kind, **options), wanted)
+        store = open_store(tmp_path / kind)
+        assert np.array_equal(store.read("decoder", 2), wanted.clouds[5])
+        alone = extract(model, texts, tokenizer=tiny_tokenizer(), store=tmp_path / f"{kind} encoder")
+        assert_same(alone, extract(model, texts, tokenizer=tiny_tokenizer()))
+        assert alone.stacks == ("encoder",) * 3
+
+
 def test_a_profile_from_a_store_is_that_from_memory(bert: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"estimator": ["twonn", "mle(k1=3, k2=5)"], "n_samples": None, "progress": False}
     wanted = estimate(bert, ragged_batch(N), n_replicates=4, **options)
