@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults bench-extraction bench-approximate validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -101,6 +101,14 @@ bench-cost: $(INSTALLED)  ## rates of one core, and what models of 7 and 70 bill
 
 bench-faults: $(INSTALLED)  ## kills, damage, full disks and wrong clocks against an extraction and an estimation, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/faults.py $(if $(DATA),--data $(DATA))
+
+bench-extraction: $(INSTALLED)  ## time, memory and a kill of extractions on files from DATA=FOLDER, and clouds beyond memory, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/extraction.py --data $(DATA)
+	$(BIN)/python tests/benchmarks/large_clouds.py
+	$(BIN)/python tests/benchmarks/extraction_page.py
+
+bench-approximate: $(INSTALLED)  ## approximate neighbours beside exact ones: time, recall, dimension, into docs/benchmarks/
+	$(BIN)/python tests/benchmarks/approximate.py
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20

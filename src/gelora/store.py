@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gelora.catching import caught
 from gelora.files import atomic_path, make_folder, naming_full_disk, read_json, to_json
 from gelora.provenance import timestamp
 from gelora.readings import READINGS, KeptReadings
@@ -270,7 +271,8 @@ def _zarr() -> Any:
         Naming what to install.
     """
     try:
-        import zarr.codecs
+        with caught():  # one of its parts sets a filter of warnings, which would stay
+            import zarr.codecs
     except ImportError as error:
         raise ImportError("`store` needs zarr, which is not installed: pip install 'gelora[scale]'") from error
     return zarr

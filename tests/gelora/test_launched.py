@@ -1,5 +1,6 @@
-"""`gelora estimate` in several processes, as launchers start it."""
+"""Several processes: as launchers start them for one estimation, and many estimations at once."""
 
+import json
 import os
 import random
 import socket
@@ -11,7 +12,7 @@ import numpy as np
 
 from gelora.estimation import estimate
 from gelora.profile import open_profile
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import ragged_batch, tiny_model, tiny_tokenizer
 
 
 def test_accelerate_launch_divides_the_windows_and_writes_the_profile_of_one_process(tmp_path: Path) -> None:
@@ -38,3 +39,64 @@ def test_accelerate_launch_divides_the_windows_and_writes_the_profile_of_one_pro
     wanted = estimate(model, texts, tokenizer=tokenizer, n_samples=None, progress=False)
     for name in ("dimension", "standard_error", "n_points", "mean_norm"):
         np.testing.assert_allclose(found[name].values, wanted[name].values, rtol=1e-5)
+
+
+MANY = """
+import json, sys, threading
+from gelora.estimation import estimate
+from test_scheduling import state
+from tiny_models import ragged_batch, tiny_model
+
+model, first, store = tiny_model("bert"), int(sys.argv[1]), sys.argv[2]
+options = {"estimator": "twonn", "n_replicates": 4, "n_samples": None, "progress": False}
+found, before = {}, state()
+
+
+def work(number):
+    # Of the first set there is one store, for all processes.
+    found[number] = estimate(model, ragged_batch(80, seed=number), store=None if number % 4 else store, **options)
+
+
+numbers = [4 * first + 1, 4 * first + 2, 4 * first + 3, 0]
+threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert state() == before
+print(json.dumps({number: found[number]["dimension_replicates"].values.tolist() for number in numbers}))
+"""
+
+
+def test_24_estimates_in_six_processes_at_once_give_the_serial_results_four_a_process(tmp_path: Path) -> None:
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", MANY, str(first), str(tmp_path / "store")],
+            env=os.environ | own,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for first in range(6)
+    ]
+    ended = [process.communicate(timeout=240) for process in started]
+    assert [process.returncode for process in started] == [0] * 6, [errors[-2000:] for _, errors in ended]
+    model, checked = tiny_model("bert"), 0
+    wanted: dict[str, list[object]] = {}
+    for printed, _ in ended:
+        for number, replicates in json.loads(printed).items():
+            if number not in wanted:
+                one = estimate(
+                    model,
+                    ragged_batch(80, seed=int(number)),
+                    estimator="twonn",
+                    n_replicates=4,
+                    n_samples=None,
+                    progress=False,
+                )
+                wanted[number] = one["dimension_replicates"].values.tolist()
+            assert replicates == wanted[number]
+            checked += 1
+    assert checked == 24
