@@ -18,8 +18,10 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     OSError
         If ``path`` cannot be written; nothing is left behind.
     """
+    # In memory first: HDF5 ends the process by a segmentation fault where the disk fills under an open file.
+    content = bytes(dataset.to_netcdf(engine="h5netcdf"))
     with atomic_path(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(content)
     return Path(path)
 
 
