@@ -27,11 +27,10 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
         If ``path`` cannot be written; nothing is left behind.
     """
     texts = {name: masked(value) for name, value in dataset.attrs.items() if isinstance(value, str)}
+    # In memory first: HDF5 ends the process by a segmentation fault where the disk fills under an open file.
+    content = bytes(dataset.assign_attrs(texts).to_netcdf(engine="h5netcdf"))
     with atomic_path(path) as temporary:
-        dataset.assign_attrs(texts).to_netcdf(temporary, engine="h5netcdf")
-        seal = _SEAL + hashlib.sha256(temporary.read_bytes()).hexdigest().encode() + b"\n"
-        with temporary.open("ab") as stream:
-            stream.write(seal)
+        temporary.write_bytes(content + _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n")
     return Path(path)
 
 

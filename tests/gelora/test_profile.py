@@ -40,6 +40,22 @@ def test_a_saved_profile_opens_identical(profile, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sizes of files are not limited there")
+def test_where_there_is_no_room_the_older_profile_stays_and_the_error_names_the_file(profile, tmp_path):
+    import resource
+
+    path = save_profile(profile, tmp_path / "p.nc")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write `.*p.nc` \(File too large\): make room, and call again"):
+            save_profile(profile.assign_attrs(model="another"), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    xr.testing.assert_identical(open_profile(path), profile)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_files_that_are_no_profile_are_named_with_the_reason(profile, tmp_path):
     whole = save_profile(profile, tmp_path / "p.nc").read_bytes()
     for name, content in (("cut.nc", whole[: len(whole) // 2]), ("text.nc", b"not a file"), ("empty.nc", b"")):
