@@ -142,7 +142,7 @@ def killed_again_and_again(bench: Bench, workers: int) -> dict[str, Any]:
         draw, case, n_kills, lost = bench.draw("again", number), bench.case(), 0, 0
         known: dict[str, tuple[int, int]] = {}
         while n_kills < 60:
-            code = bench.start(case).stop(signal.SIGKILL, draw.uniform(0.3, 0.9) * bench.seconds["extraction"])
+            code = bench.start(case).stop(signal.SIGKILL, draw.uniform(0.2, 0.6) * bench.seconds["extraction"])
             found = windows_at(case.store)
             lost += sum(found.get(name) != form for name, form in known.items())
             known = found
@@ -267,9 +267,11 @@ def write(
 ) -> None:
     """Write the counts and their page, beside those of the faults that were not asked for."""
     make_folder(OUTPUT)
+    command = "python tests/benchmarks/faults.py" + (" --data FOLDER" if options.data else "")
     if options.only and (OUTPUT / "faults.json").exists():
         known = json.loads((OUTPUT / "faults.json").read_text(encoding="utf-8"))
         reference, seconds = known["reference"], known["seconds"]
+        command = f"{known['command']}, then --only {' '.join(options.only)}"
         found += [entry for entry in known["faults"] if entry["name"] not in options.only]
         found.sort(key=lambda entry: NAMES.index(entry["name"]))
     result = {
@@ -278,7 +280,7 @@ def write(
         "faults": found,
         "seconds": round(seconds, 1),
         "seed": options.seed,
-        "command": "python tests/benchmarks/faults.py" + (" --data FOLDER" if options.data else ""),
+        "command": command,
         "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, no GPU",
         "versions": package_versions(),
         "date": datetime.now(UTC).date().isoformat(),

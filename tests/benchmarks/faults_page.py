@@ -19,14 +19,15 @@ def page(result: dict[str, Any]) -> str:
         "# Faults",
         "",
         f"Made by `{result['command']}` on {result['machine']}, {result['date']}, in {result['seconds']:,.0f} s; "
-        f"{result['versions']}.",
+        f"{', '.join(f'{name} {version}' for name, version in result['versions'].items())}.",
         "",
         f"`gelora estimate --store` on {reference['texts']} sentences of {result['data']} and a random model of one "
         f"block of width 16,384, TwoNN and maximum likelihood on its output: {reference['windows']} windows of 4 MiB. "
         f"Undisturbed, the windows are there after {reference['seconds']['extraction']:.1f} s and the profile after "
         f"{reference['seconds']['whole']:.1f} s. A run is a process of its own, forked off one that has imported the "
         "libraries, with one thread a library; those under faketime are `python -m gelora`. Moments and places are "
-        f"drawn by seed {result['seed']}, moments evenly over the time of the undisturbed run.",
+        f"drawn by seed {result['seed']}, moments evenly over the time of the undisturbed run. "
+        "Times are those of a machine with other work.",
         "",
         "Same result: once the run has been called again, the points of the store are to the bit those of the "
         "undisturbed run, and the profile has every number, label and attribute of it but times; of the calls that "
