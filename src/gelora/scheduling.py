@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gelora.messages import nearest
@@ -85,7 +86,9 @@ class Scheduler:
         if not self.remote:
             dask: Any = importlib.import_module("dask")
             counted = [self.task(_Counted(advance), task) for task in tasks]
-            return list(dask.compute(*counted, scheduler="threads", num_workers=n_threads()))
+            # Threads of our own: those that dask keeps do not live in a process that is forked off.
+            with ThreadPoolExecutor(n_threads()) as pool:
+                return list(dask.compute(*counted, scheduler="threads", pool=pool))
         distributed: Any = importlib.import_module("distributed")
         futures = self._client.compute(list(tasks))
         try:

@@ -18,7 +18,7 @@ from gelora.files import atomic_path, make_folder, naming_full_disk, read_json, 
 from gelora.provenance import timestamp
 from gelora.readings import READINGS, KeptReadings
 from gelora.store_format import META_FILE as META_FILE
-from gelora.store_format import SCHEMA, SCHEMA_VERSION, WINDOWS, Part, clear_unfinished, parts_of, read_meta
+from gelora.store_format import SCHEMA, SCHEMA_VERSION, WINDOWS, Part, clear_unfinished, digest_of, parts_of, read_meta
 from gelora.windows import IntArray, Layer, Window
 
 Cloud = NDArray[np.float32] | NDArray[np.float64]
@@ -245,8 +245,7 @@ class StoredCloud:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return all points, read from the store."""
-        points = self._store.read(self._stack, self._layer)
-        return points if dtype is None else points.astype(dtype, copy=False)
+        return np.asarray(self._store.read(self._stack, self._layer), dtype)
 
     def __getitem__(self, key: Any) -> Any:
         """Return a part of the points; the whole layer is read for it."""
@@ -371,6 +370,7 @@ def _create(
         "windows": [{"stacks": list(w.stacks), "first": w.first, "last": w.last} for w in windows],
         "created": timestamp(),
     }
+    meta["digest"] = digest_of(meta)
     with atomic_path(path / META_FILE) as temporary:  # last: it says that the store is there
         temporary.write_text(to_json(meta, indent=1) + "\n", encoding="utf-8")
     return ActivationStore(path, meta)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gelora.files import to_json
+from gelora.provenance import fingerprint
 from gelora.windows import MOST, Layer
 
 SCHEMA = "gelora-activations"
@@ -89,9 +90,17 @@ def read_meta(text: str, what: str) -> dict[str, Any]:
             f"{what} has schema version {version!r:.40}, this gelora reads up to {SCHEMA_VERSION}: install a newer one"
         )
     wrong = _unsound(meta)
+    if not wrong and meta.get("digest") != digest_of(meta):
+        wrong = "it does not have the digest that it was written with"
     if wrong:
         raise ValueError(f"{what} is damaged: {wrong}; remove the store, and it is made again")
     return meta
+
+
+def digest_of(meta: Mapping[str, Any]) -> str:
+    """Return the fingerprint of metadata, but for the digest that it holds."""
+    rest = json.loads(to_json({key: value for key, value in meta.items() if key != "digest"}))  # as it is read
+    return fingerprint([to_json(rest, sort_keys=True).encode()])
 
 
 def _unsound(meta: Mapping[str, Any]) -> str:
