@@ -97,16 +97,17 @@ def _check(file: h5py.File, content: bytes, heaps: Heaps) -> None:
 
 def _check_variable(name: str, variable: h5py.h5d.DatasetID, content: bytes, heaps: Heaps) -> tuple[int, int]:
     """Return the bytes of a variable, and those of its texts."""
-    layout = variable.get_create_plist()
-    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_nfilters() or layout.get_external_count():
+    layout, count = variable.get_create_plist(), math.prod(variable.get_space().shape)
+    # HDF5 keeps a variable of no values, as the ranks of an adapter without ranks, in pieces: there are none.
+    in_pieces = layout.get_layout() != h5py.h5d.CONTIGUOUS and (count or layout.get_layout() != h5py.h5d.CHUNKED)
+    if in_pieces or layout.get_nfilters() or layout.get_external_count():
         _refuse(f"{name!r:.80} is compressed, in pieces or in another file: save it again, uncompressed")
     kind = variable.get_type()
     if kind.get_class() not in _PLAIN or (kind.get_class() in _NUMBERS and kind.get_size() > 8):
         _refuse(f"{name!r:.80} holds neither numbers nor texts")
     texts = kind.get_class() == h5py.h5t.STRING and kind.is_variable_str()
-    count = math.prod(variable.get_space().shape)
     size = count * (_REFERENCE.itemsize if texts else kind.get_size())
-    place = variable.get_offset()
+    place = variable.get_offset() if count else None
     if place is None:  # a dimension without values
         return size, 0
     if place + size > len(content):

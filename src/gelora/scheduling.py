@@ -143,10 +143,12 @@ def _has(package: str) -> bool:
 
 def _active_client() -> Any:
     """Return the client of dask.distributed that the caller has made, without importing what is not in use."""
-    if "distributed" not in sys.modules:
+    # Another thread may be importing it at this moment: then nobody has a client yet.
+    default_client = getattr(sys.modules.get("distributed"), "default_client", None)
+    if default_client is None:
         return None
     try:
-        return sys.modules["distributed"].default_client()
+        return default_client()
     except ValueError:
         return None
 

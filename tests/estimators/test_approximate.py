@@ -18,7 +18,8 @@ from gelora_estimators.calibration import calibrated
 from gelora_estimators.clouds import gaussian
 from gelora_estimators.minibatch import MiniBatch
 from gelora_estimators.points import distinct_rows
-from gelora_estimators.search import search, search_space
+from gelora_estimators.search import search
+from gelora_estimators.space import search_space
 from required import absent
 
 

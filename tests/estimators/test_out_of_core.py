@@ -11,7 +11,7 @@ import pytest
 from gelora_estimators import MLE, TwoNN, nearest_distances
 from gelora_estimators.spanning_tree import minimum_spanning_tree
 
-N, WIDTH = 2500, 4096
+N, WIDTH = 3000, 2048
 SCRIPT = """
 import json, resource, sys
 import numpy as np, torch

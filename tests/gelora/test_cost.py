@@ -18,8 +18,7 @@ from gelora.estimation import estimate
 from gelora.representations import extract_representations
 from gelora.sizes import ModelSize, decoder_parameters, model_size
 from gelora.store import ActivationStore, create, open_store
-from gelora_estimators import nearest_distances
-from gelora_estimators import search as searching
+from gelora_estimators import bounds, nearest_distances
 from tiny_models import VOCABULARY, tiny_model
 
 N, LENGTH = 150, 8
@@ -161,12 +160,12 @@ def test_the_operations_of_a_search_are_those_that_torch_counts() -> None:
 
 
 def test_a_cloud_is_searched_in_as_many_parts_as_predicted() -> None:
-    assert searching._COLUMN_BYTES["cpu"] == module.SEARCH_PART_BYTES
-    assert searching._BLOCK_ELEMENTS["cpu"] == module.SEARCH_BLOCK
-    assert module.SEARCH_ROWS == searching._FEWEST_ROWS
+    assert bounds._COLUMN_BYTES["cpu"] == module.SEARCH_PART_BYTES
+    assert bounds._BLOCK_ELEMENTS["cpu"] == module.SEARCH_BLOCK
+    assert module.SEARCH_ROWS == bounds._FEWEST_ROWS
     for n, width in ((1000, 384), (200_000, 4096), (1_000_000, 8192)):
         space: Any = SimpleNamespace(stored=torch.empty(n, width, device="meta"))
-        parts = len(searching._column_parts(space))
+        parts = len(bounds.column_parts(space))
         size = ModelSize(n_parameters=1, n_blocks=1, block_weights=1, width=width, attention_width=1, dtype="float32")
         found = estimate_cost(size, n, 1, free_memory=4 * n * width - 1)
         assert found.mapped

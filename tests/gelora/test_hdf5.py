@@ -45,6 +45,13 @@ def test_what_is_written_is_read_by_us_and_by_xarray_alike(file: Path) -> None:
     assert read(file).identical(SMALL)
 
 
+def test_variables_of_no_values_are_read(tmp_path: Path) -> None:
+    none = xr.Dataset({"ranks": ("matrix", np.arange(0)), "names": ("matrix", np.array([], dtype="<U3"))})
+    found = read(write_dataset(none.assign(more=("x", np.arange(2.0))), tmp_path / "none.nc"))
+    assert found["ranks"].shape == found["names"].shape == (0,)
+    assert found["more"].values.tolist() == [0.0, 1.0]
+
+
 def test_times_are_not_decoded(tmp_path: Path) -> None:
     days = xr.Dataset({"days": ("x", np.array([1e300]), {"units": "days since 2000-01-01"})})
     assert read(write_dataset(days, tmp_path / "days.nc"))["days"].item() == 1e300

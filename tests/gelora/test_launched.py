@@ -54,10 +54,10 @@ found, before = {}, state()
 
 def work(number):
     # Of the first set there is one store, for all processes.
-    found[number] = estimate(model, ragged_batch(80, seed=number), store=None if number % 4 else store, **options)
+    found[number] = estimate(model, ragged_batch(80, seed=number), store=None if number else store, **options)
 
 
-numbers = [4 * first + 1, 4 * first + 2, 4 * first + 3, 0]
+numbers = [0, *range(7 * first + 1, 7 * first + 8)]
 threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
 for thread in threads:
     thread.start()
@@ -68,7 +68,7 @@ print(json.dumps({number: found[number]["dimension_replicates"].values.tolist() 
 """
 
 
-def test_24_estimates_in_six_processes_at_once_give_the_serial_results_four_a_process(tmp_path: Path) -> None:
+def test_24_estimates_in_three_processes_at_once_give_the_serial_results_eight_a_process(tmp_path: Path) -> None:
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
     started = [
@@ -79,10 +79,10 @@ def test_24_estimates_in_six_processes_at_once_give_the_serial_results_four_a_pr
             stderr=subprocess.PIPE,
             text=True,
         )
-        for first in range(6)
+        for first in range(3)
     ]
     ended = [process.communicate(timeout=240) for process in started]
-    assert [process.returncode for process in started] == [0] * 6, [errors[-2000:] for _, errors in ended]
+    assert [process.returncode for process in started] == [0] * 3, [errors[-2000:] for _, errors in ended]
     model, checked = tiny_model("bert"), 0
     wanted: dict[str, list[object]] = {}
     for printed, _ in ended:

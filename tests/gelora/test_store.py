@@ -21,6 +21,7 @@ from gelora.collecting import Collector
 from gelora.estimation import estimate, estimate_representations
 from gelora.representations import extract_representations
 from gelora.store import META_FILE, DamagedStoreError, open_store
+from gelora.store_format import digest_of
 from gelora.windows import batches_of, plan_windows, window_rows
 from tiny_models import ragged_batch, tiny_model, tiny_tokenizer
 
@@ -244,8 +245,12 @@ def test_a_store_of_something_else_is_refused_with_the_difference(bert: Any, tmp
             extract(model, given, store=folder, **options)
     meta = json.loads((folder / META_FILE).read_text())
     meta["identity"]["gelora"] = "0.0.1"
+    meta["digest"] = digest_of(meta)
     (folder / META_FILE).write_text(json.dumps(meta))
     with pytest.raises(ValueError, match=r"gelora was '0\.0\.1', is"):
+        extract(bert, data, store=folder)
+    (folder / META_FILE).write_text(json.dumps(meta | {"batch_size": 16}))
+    with pytest.raises(ValueError, match="does not have the digest that it was written with"):
         extract(bert, data, store=folder)
     assert marks(folder) == before
     (tmp_path / "mine").mkdir()
@@ -346,7 +351,7 @@ def test_a_store_goes_on_after_kills_at_any_moment_with_the_same_bits(bert: Any,
     folder, n = tmp_path / "s", 3000
     kept: list[int] = []
     draw = random.Random(3)
-    for _ in range(4):
+    for _ in range(3):
         process = start(folder, n)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

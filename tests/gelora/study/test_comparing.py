@@ -503,7 +503,7 @@ import os, sys, json
 from unittest import mock
 import gelora
 from gelora.finetuning.training import RecordingTrainer
-from gelora.study import processes
+from gelora import processes
 step = RecordingTrainer.training_step
 def fail(self, *args, **kwargs):
     if os.environ["RANK"] == "1" and self.state.global_step == 1:
