@@ -23,7 +23,7 @@ EXAMPLE_BYTES = 72
 # fewest rows of one.
 SEARCH_PART_BYTES, SEARCH_BLOCK, SEARCH_ROWS = 2**28, 2**23, 256
 COVARIATE_BLOCK = 2**22  # numbers that the covariates go over at once
-WINDOW_COPIES = 4  # of the states of a window while it is written: as they came, stacked, and in zarr's hands
+WINDOW_COPIES = 4  # of the states of a window while it is written: stacked, and in zarr's hands
 SHARE_OF_MEMORY = 0.25  # that a layer may take before it is mapped from disk
 _MOST_TASKS = 4  # that run at once in threads
 

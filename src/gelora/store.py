@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gelora.catching import caught
 from gelora.files import atomic_path, make_folder, naming_full_disk, read_json, to_json
 from gelora.provenance import timestamp
 from gelora.readings import READINGS, KeptReadings
 from gelora.store_format import META_FILE as META_FILE
-from gelora.store_format import SCHEMA, SCHEMA_VERSION, WINDOWS, Part, clear_unfinished, digest_of, parts_of, read_meta
+from gelora.store_format import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    WINDOWS,
+    Part,
+    clear_unfinished,
+    digest_of,
+    load_zarr,
+    parts_of,
+    read_meta,
+)
 from gelora.windows import IntArray, Layer, Window
 
 Cloud = NDArray[np.float32] | NDArray[np.float64]
@@ -50,7 +59,7 @@ class ActivationStore:
         self.path = path
         self.meta = meta
         self.parts = [Part(one["stack"], tuple(one["layers"]), one["width"], one["dtype"]) for one in meta["parts"]]
-        group = _zarr().open_group(str(path), mode="r+", zarr_format=3)
+        group = load_zarr().open_group(str(path), mode="r+", zarr_format=3)
         self._arrays = {part.name: self._array(group, part) for part in self.parts}
         self.rows: dict[str, IntArray] = {stack: self._rows(group, stack) for stack in {p.stack: 0 for p in self.parts}}
 
@@ -117,8 +126,8 @@ class ActivationStore:
         place = window["first"] // int(self.meta["window_rows"])
         return [self.path / p.name / "c" / "0" / str(place) / "0" for p in self.parts if p.stack in window["stacks"]]
 
-    def write(self, window: Window, clouds: Mapping[Layer, Cloud], mark: Mapping[str, Any]) -> None:
-        """Write what came of a window, then its mark.
+    def write(self, window: Window, clouds: dict[Layer, Cloud], mark: Mapping[str, Any]) -> None:
+        """Write what came of a window, then its mark; ``clouds`` are taken out of their mapping.
 
         Raises
         ------
@@ -130,7 +139,9 @@ class ActivationStore:
                 file.unlink(missing_ok=True)  # zarr reads a shard before it writes it, and this one may be damaged
             for part in self.parts:
                 if part.stack in window.stacks:
-                    states = np.stack([clouds[part.stack, layer] for layer in part.layers])
+                    states = np.empty((len(part.layers), len(window), part.width), part.dtype)
+                    for number, layer in enumerate(part.layers):
+                        states[number] = clouds.pop((part.stack, layer))  # so that they are not held twice
                     self._arrays[part.name][:, window.first : window.last, :] = states
             with atomic_path(self.path / WINDOWS / f"{window.number:07d}.json") as temporary:
                 temporary.write_text(to_json(dict(mark)) + "\n", encoding="utf-8")
@@ -261,22 +272,6 @@ def _is_ours(array: Any) -> bool:
     return [codec["name"] for codec in inner] == ["bytes", "blosc", "crc32c"]
 
 
-def _zarr() -> Any:
-    """Return the library.
-
-    Raises
-    ------
-    ImportError
-        Naming what to install.
-    """
-    try:
-        with caught():  # one of its parts sets a filter of warnings, which would stay
-            import zarr.codecs
-    except ImportError as error:
-        raise ImportError("`store` needs zarr, which is not installed: pip install 'gelora[scale]'") from error
-    return zarr
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the store alone: whoever comes second waits."""
@@ -322,7 +317,7 @@ def create(
     batch_size : int
         Examples run together, unless memory runs out.
     """
-    zarr = _zarr()
+    zarr = load_zarr()
     clear_unfinished(path, _OWN)
     with naming_full_disk(path):
         return _create(zarr, path, identity, shapes, rows, windows, window_rows, batch_size)

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from gelora.catching import caught
 from gelora.files import to_json
 from gelora.provenance import fingerprint
 from gelora.windows import MOST, Layer
@@ -193,3 +194,19 @@ def clear_unfinished(path: Path, own: Collection[str]) -> None:
         )
     for name in arrays:
         shutil.rmtree(path / name)
+
+
+def load_zarr() -> Any:
+    """Return the library.
+
+    Raises
+    ------
+    ImportError
+        Naming what to install.
+    """
+    try:
+        with caught():  # one of its parts sets a filter of warnings, which would stay
+            import zarr.codecs
+    except ImportError as error:
+        raise ImportError("`store` needs zarr, which is not installed: pip install 'gelora[scale]'") from error
+    return zarr

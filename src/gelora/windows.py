@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 Layer = tuple[str, int]  # stack, and number within it
 # Bytes of a window in one layer: chunks of a store are of this size.
-WINDOW_BYTES = 4 * 2**20
+WINDOW_BYTES = 2 * 2**20
 FEWEST, MOST = 64, 4096
 
 
@@ -46,7 +46,7 @@ def window_rows(width: int) -> int:
     Examples
     --------
     >>> window_rows(384), window_rows(4096)
-    (2048, 256)
+    (1024, 128)
     """
     rows = 2 ** int(np.log2(max(WINDOW_BYTES / (4 * width), 1)))
     return int(np.clip(rows, FEWEST, MOST))

@@ -134,7 +134,7 @@ pooling `tokens` the tokens kept.
 | forward pass, FLOP | N T (2 P + 4 L T a), P the numbers in the matrices of the blocks | torch's counter, exactly for six architectures (but BERT's pooler) |
 | states, bytes | 4 ℓ n d, and 8 n for data rows | the arrays of a store, exactly |
 | token ids, bytes on disk | 4 N T | |
-| windows | ⌈n / w⌉ of w points, 4 MiB a layer | the store |
+| windows | ⌈n / w⌉ of w points, 2 MiB a layer | the store |
 | memory of extraction | weights + 4 × 4 ℓ w d + 72 N, and activations of a batch | the 4, by NumPy's allocations |
 | memory of estimation | for each task at once: 4 n d unless mapped + 16 n k for k neighbours + work space | |
 | read back, bytes | 4 ℓ n d (2 + estimators) | calls of the store, exactly |

@@ -97,7 +97,7 @@ def status(name):
 
 data, store, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model, tokenizer = AutoModel.from_pretrained(demo_model()), AutoTokenizer.from_pretrained(demo_model())
-longest = ["film " * 60] * 32
+longest = ["film " * (60 - i) for i in range(32)]
 extract_representations(model, [f"{text} {i}" for i, text in enumerate(longest)], tokenizer=tokenizer, progress=False)
 before = status("VmHWM")
 began = time.perf_counter()

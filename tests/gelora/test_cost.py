@@ -117,14 +117,14 @@ def test_the_bytes_of_a_store_are_those_of_its_arrays(
 
 def test_memory_holds_a_window_as_often_as_predicted_while_it_is_written(tmp_path: Path) -> None:
     size = ModelSize(n_parameters=0, n_blocks=3, block_weights=0, width=1024, attention_width=0, dtype="float32")
-    predicted, rng = estimate_cost(size, 1024, 1), np.random.default_rng(0)
-    ends, rows = np.arange(1025), windows.window_rows(1024)
+    predicted, rng = estimate_cost(size, 512, 1), np.random.default_rng(0)
+    ends, rows = np.arange(513), windows.window_rows(1024)
     layers = [("encoder", layer) for layer in range(4)]
     parts = windows.plan_windows({"encoder": ends}, rows)
     store = create(tmp_path, {}, dict.fromkeys(layers, (1024, "float32")), {"encoder": ends[1:]}, parts, rows, 1)
     tracemalloc.start()
     try:
-        clouds = {layer: rng.standard_normal((1024, 1024), dtype=np.float32) for layer in layers}
+        clouds = {layer: rng.standard_normal((512, 1024), dtype=np.float32) for layer in layers}
         assert sum(cloud.nbytes for cloud in clouds.values()) == predicted.window_bytes
         store.write(parts[0], clouds, {})
         peak = tracemalloc.get_traced_memory()[1]

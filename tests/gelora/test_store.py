@@ -76,9 +76,9 @@ def test_windows_hold_every_point_once_and_every_example_that_they_need() -> Non
     ]  # fmt: skip
 
 
-def test_windows_are_of_four_mebibytes_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_of_two_mebibytes_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "MOST", 4096)
-    assert [window_rows(width) for width in (8, 384, 768, 4096, 10**6)] == [4096, 2048, 1024, 256, 64]
+    assert [window_rows(width) for width in (8, 384, 768, 4096, 10**6)] == [4096, 1024, 512, 128, 64]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "tokens"])
