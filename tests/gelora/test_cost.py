@@ -130,7 +130,8 @@ def test_memory_holds_a_window_as_often_as_predicted_while_it_is_written(tmp_pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak == pytest.approx(predicted.extraction_memory, rel=0.1)
+    # How many packed chunks zarr holds at once depends on its threads: the prediction is the most.
+    assert 0.8 * predicted.extraction_memory < peak <= 1.02 * predicted.extraction_memory
 
 
 def test_a_layer_is_read_once_for_each_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
