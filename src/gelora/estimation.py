@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from gelora.registry import EstimatorChoice, describe_estimator
 from gelora.registry import resolve_estimators as resolve_estimators
 from gelora.replicates import Halves, draw_halves, rows_fingerprints
 from gelora.representations import extract_representations
-from gelora.scheduling import SERIAL, Scheduler
+from gelora.scheduling import SERIAL, Scheduler, check_scheduler
 from gelora.watching import SampleChoice, watch_for
 from gelora_estimators.protocol import DimensionEstimate, DimensionEstimator
 
@@ -134,7 +135,9 @@ def estimate(
     estimators = resolve_estimators(estimator)  # before any work: a mistyped name costs no time
     generator(seed)
     check_replicates(n_replicates)
-    watch = watch_for(n_samples, estimators, n_replicates, confidence, seed, estimate_representations)
+    check_scheduler(scheduler)
+    watched = partial(estimate_representations, scheduler=scheduler)
+    watch = watch_for(n_samples, estimators, n_replicates, confidence, seed, watched)
     draw: Any = n_samples if watch is None else watch
     representations = extract_representations(
         model,

@@ -41,19 +41,15 @@ class Scheduler:
     def __init__(self, scheduler: str | None = None, patience: float = 10.0) -> None:
         self._client: Any = None
         self._own_client = False
+        check_scheduler(scheduler)
         if scheduler is None:
             self._client = _active_client()
             self.kind = "distributed" if self._client is not None else THREADS if _has("dask") else SERIAL
         elif scheduler in (SERIAL, THREADS):
             self.kind = scheduler
-        elif str(scheduler).startswith(_SCHEMES):
+        else:
             self.kind = "distributed"
             self._client, self._own_client = _connect(scheduler, patience), True
-        else:
-            raise ValueError(
-                f"`scheduler` must be 'threads', 'serial' or the address of a dask scheduler such as "
-                f"'tcp://host:8786', got {scheduler!r}{nearest(str(scheduler), (SERIAL, THREADS))}"
-            )
         if self.kind == THREADS and not _has("dask"):
             raise ImportError("`scheduler='threads'` needs dask, which is not installed: pip install 'gelora[scale]'")
 
@@ -103,6 +99,15 @@ class Scheduler:
         """Leave the scheduler, if it was joined for this."""
         if self._own_client:
             self._client.close()
+
+
+def check_scheduler(scheduler: str | None) -> None:
+    """Raise ValueError unless this names a scheduler, or is None: before long work, whose end it may be used at."""
+    if scheduler not in (None, SERIAL, THREADS) and not str(scheduler).startswith(_SCHEMES):
+        raise ValueError(
+            f"`scheduler` must be 'threads', 'serial' or the address of a dask scheduler such as "
+            f"'tcp://host:8786', got {scheduler!r}{nearest(str(scheduler), (SERIAL, THREADS))}"
+        )
 
 
 class _Packed:

@@ -317,24 +317,32 @@ def create(
     batch_size : int
         Examples run together, unless memory runs out.
     """
-    zarr = load_zarr()
     clear_unfinished(path, _OWN)
-    with naming_full_disk(path):
-        return _create(zarr, path, identity, shapes, rows, windows, window_rows, batch_size)
-
-
-def _create(
-    zarr: Any,
-    path: Path,
-    identity: Mapping[str, Any],
-    shapes: Mapping[Layer, tuple[int, str]],
-    rows: Mapping[str, IntArray],
-    windows: Sequence[Window],
-    window_rows: int,
-    batch_size: int,
-) -> ActivationStore:
-    group = zarr.open_group(str(path), mode="a", zarr_format=3)
     parts = parts_of(shapes)
+    meta = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "identity": dict(identity),
+        "parts": [asdict(part) for part in parts],
+        "n_windows": len(windows),
+        "window_rows": window_rows,
+        "batch_size": batch_size,
+        "windows": [{"stacks": list(w.stacks), "first": w.first, "last": w.last} for w in windows],
+        "created": timestamp(),
+    }
+    meta["digest"] = digest_of(meta)
+    with naming_full_disk(path):
+        _make_arrays(path, parts, rows, window_rows)
+        make_folder(path / WINDOWS)
+        with atomic_path(path / META_FILE) as temporary:  # last: it says that the store is there
+            temporary.write_text(to_json(meta, indent=1) + "\n", encoding="utf-8")
+        return ActivationStore(path, meta)
+
+
+def _make_arrays(path: Path, parts: Sequence[Part], rows: Mapping[str, IntArray], window_rows: int) -> None:
+    """Make the arrays of a store: empty ones for the states, and the data rows of the points."""
+    zarr = load_zarr()
+    group = zarr.open_group(str(path), mode="a", zarr_format=3)
     checked = [zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), zarr.codecs.Crc32cCodec()]
     for part in parts:
         group.create_array(
@@ -353,22 +361,6 @@ def _create(
             f"{stack}_rows", shape=values.shape, dtype="int64", compressors=checked, fill_value=-1, overwrite=True
         )
         array[:] = values
-    make_folder(path / WINDOWS)
-    meta = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "identity": dict(identity),
-        "parts": [asdict(part) for part in parts],
-        "n_windows": len(windows),
-        "window_rows": window_rows,
-        "batch_size": batch_size,
-        "windows": [{"stacks": list(w.stacks), "first": w.first, "last": w.last} for w in windows],
-        "created": timestamp(),
-    }
-    meta["digest"] = digest_of(meta)
-    with atomic_path(path / META_FILE) as temporary:  # last: it says that the store is there
-        temporary.write_text(to_json(meta, indent=1) + "\n", encoding="utf-8")
-    return ActivationStore(path, meta)
 
 
 def open_store(path: str | Path) -> ActivationStore:

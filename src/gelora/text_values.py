@@ -1,6 +1,7 @@
 """Sequences of texts that hold no Python object for each: bytes in flat arrays, or rows of a dataset on disk."""
 
 import operator
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -20,9 +21,9 @@ BLOCK = 1000
 class BlockTexts(Sequence[Text]):
     """Texts that are made when they are asked for, many at a time."""
 
+    @abstractmethod
     def read(self, rows: Any) -> list[Any]:
         """Return the entries of a slice, or of a list of rows, as they are."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, place: int) -> Text: ...

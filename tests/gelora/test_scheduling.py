@@ -6,6 +6,7 @@ import threading
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib as mpl
 import numpy as np
@@ -106,9 +107,23 @@ def test_what_is_no_scheduler_is_refused() -> None:
         ValueError, match=r"`scheduler` must be 'threads', 'serial' or the address.*did you mean 'threads'"
     ):
         measure("thread")
+    # Before the model has run.
+    with (
+        pytest.raises(ValueError, match="`scheduler` must be"),
+        mock.patch("gelora.estimation.extract_representations"),
+    ):
+        estimate(tiny_model("bert"), ragged_batch(30), scheduler="thread")
     pytest.importorskip("distributed")
     with pytest.raises(OSError, match="no dask scheduler answers at 'tcp://127.0.0.1:9'"):
         Scheduler("tcp://127.0.0.1:9", patience=1)
+
+
+@pytest.mark.filterwarnings("ignore:the data ended")
+def test_rounds_run_on_the_scheduler_that_was_asked_for() -> None:
+    with mock.patch("gelora.estimation.Scheduler", wraps=Scheduler) as made:
+        estimate(tiny_model("bert"), ragged_batch(300), n_samples="auto", scheduler="serial", progress=False)
+    assert made.call_args_list
+    assert all(call == mock.call("serial") for call in made.call_args_list)
 
 
 def test_warnings_are_caught_by_thread_and_the_filters_come_back() -> None:

@@ -51,15 +51,10 @@ def loading_options(quantization: str, precision: str, device: str, whole: Seque
 
     Parameters
     ----------
-    quantization : {"nf4", "fp4", "int8"}
-        NormalFloat or float of 4 bits with quantised constants, Dettmers et al. 2023 (arXiv 2305.14314), or integers
-        of 8 bits, Dettmers et al. 2022 (arXiv 2208.07339).
-    precision : {"float32", "bfloat16", "float16"}
-        In which matrices of 4 bits are multiplied.
+    quantization, precision, whole
+        As for `gelora.quantization.quantization_config`; the modules that stay whole are trained whole.
     device : {"auto", "cpu", "cuda"}
         Where the model goes: it cannot be moved later.
-    whole : sequence of str
-        Modules that are trained whole, and stay as they are.
 
     Raises
     ------
