@@ -51,14 +51,8 @@ format: $(INSTALLED)  ## rewrite the code in the project's style
 docs: $(INSTALLED)  ## the HTML documentation, into docs/_build/html/
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs $(WORKERS) docs docs/_build/html
 
-# One demo makes all three files; it runs only where the profile is missing.
-$(DEMO)/profile.nc:
-	$(MAKE) demo
-
-figures: $(INSTALLED) $(DEMO)/profile.nc  ## the figures of paper_figures/ from the demo's files
-	$(BIN)/python paper_figures/profile_and_ranks.py $(DEMO)/profile.nc $(DEMO)/plan-gelora.json \
-	  $(DEMO)/plan-uniform.json --output $(DEMO)/figures
-	$(BIN)/python paper_figures/geolora_ranks.py docs/benchmarks/geolora_ranks.nc --output $(DEMO)/figures
+figures: $(INSTALLED)  ## the figures of paper_figures/ from committed results, into paper_figures/output/
+	$(BIN)/python paper_figures/draw_all.py
 
 bench: $(INSTALLED)  ## speed: the pieces, the estimators beside limits and rivals, and steps of the adapters, from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds

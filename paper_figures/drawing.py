@@ -1,0 +1,45 @@
+"""What every figure script shares: the style, the sizes, where a figure goes and the line that says what it shows."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+STYLE = HERE / "paper.mplstyle"
+INPUTS = HERE / "profiles"  # committed results that the figures are drawn from
+RESULTS = HERE.parent / "docs" / "benchmarks"  # results of the benchmarks
+OUTPUT = HERE / "output"
+COLUMN = 3.25  # inches, one column of a two-column page
+PAGE = 6.75  # inches, both columns
+
+
+def read_arguments(description: str, **inputs: Path | Sequence[Path]) -> argparse.Namespace:
+    """Read the command line of a figure script: one option for each of its inputs, and ``--output``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    for name, default in inputs.items():
+        several = not isinstance(default, Path)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=default, nargs="+" if several else None)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to")
+    return parser.parse_args()
+
+
+@contextmanager
+def new_figure(folder: Path, name: str, *, size: tuple[float, float], made_from: str) -> Iterator[Figure]:
+    """Give an empty figure of ``size`` inches in the paper's style; write it as PDF and PNG when the block ends.
+
+    ``made_from`` says, in small type below the figure, what was measured: model, data, number of points. A figure
+    of a small or untrained model is never to be taken for that of a paper.
+    """
+    with mpl.rc_context(fname=STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        figure.supxlabel(made_from, fontsize=5.5, color="0.35", x=0.01, ha="left")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without a date, so that the same data give the same file.
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{name}.png")
+    print(f"written: {folder / name}.pdf, .png")
