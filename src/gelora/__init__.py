@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gelora import plots as plots
     from gelora import theory as theory
+    from gelora.citing import citation as citation
     from gelora.comparison import compare_profiles as compare_profiles
     from gelora.estimation import estimate as estimate
     from gelora.estimation import estimate_representations as estimate_representations
     from gelora.finetuning.runner import finetune as finetune
     from gelora.plan import RankPlan as RankPlan
-    from gelora.profile import citation as citation
     from gelora.profile import open_profile as open_profile
     from gelora.profile import save_profile as save_profile
     from gelora.ranks import plan_ranks as plan_ranks
@@ -33,7 +33,7 @@ else:
         "extract_representations": "gelora.representations",
         "open_profile": "gelora.profile",
         "save_profile": "gelora.profile",
-        "citation": "gelora.profile",
+        "citation": "gelora.citing",
         "plan_ranks": "gelora.ranks",
         "RankPlan": "gelora.plan",
         "finetune": "gelora.finetuning.runner",

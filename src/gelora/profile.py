@@ -13,15 +13,6 @@ from gelora.netcdf import check_schema, json_attribute, plain_attributes, read_d
 SCHEMA = "gelora-profile"
 SCHEMA_VERSION = 1
 
-GELORA_CITATION = """@inproceedings{eddib2025gelora,
-  title = {{GeLoRA}: Geometric Adaptive Ranks For Efficient {LoRA} Fine-tuning},
-  author = {Ed-dib, Abdessalam and Datbayev, Zhanibek and Aboussalah, Amine Mohamed},
-  booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2025},
-  year = {2025},
-  eprint = {2412.09250},
-  archivePrefix = {arXiv}
-}"""
-
 ESTIMATES = ("dimension", "standard_error", "ci_low", "ci_high")
 # Where they were asked for, or the estimator gives them.
 OPTIONAL_VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -200,25 +191,3 @@ def attribute(profile: xr.Dataset, name: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"`profile`: its attribute `{name}` is damaged: {record!r:.80}")
     return record
-
-
-def citation(profile: xr.Dataset) -> str:
-    """Return BibTeX entries of the methods behind ``profile``: its estimators, and GeLoRA.
-
-    Parameters
-    ----------
-    profile : xarray.Dataset
-        As `gelora.estimate` returns.
-
-    Returns
-    -------
-    str
-        The entries, each once. An estimator that does not cite itself is named in a comment.
-    """
-    check_profile(profile)
-    entries = [GELORA_CITATION]
-    for label, entry in attribute(profile, "citations").items():
-        text = str(entry).strip() or f"% the estimator {label!r} cites nothing"
-        if text not in entries:
-            entries.append(text)
-    return "\n\n".join(entries) + "\n"

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from gelora.estimation import estimate_representations
-from gelora.profile import check_profile, citation, open_profile, save_profile
+from gelora.profile import check_profile, open_profile, save_profile
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,3 @@ def test_a_profile_that_cannot_be_written_leaves_nothing(profile, tmp_path):
     with pytest.raises(TypeError, match="Invalid value for attr"):
         save_profile(unwritable, tmp_path / "p.nc")
     assert os.listdir(tmp_path) == []  # noqa: PTH208
-
-
-def test_the_citation_holds_each_method_once(profile):
-    text = citation(profile)
-    assert text.count("2412.09250") == 1
-    assert text.lower().count("@") >= 3
-    assert "facco" in text.lower()
-    assert "levina" in text.lower()
