@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults bench-extraction bench-approximate validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults bench-extraction bench-approximate bench-rivals readme validate clean distclean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -103,6 +103,13 @@ bench-extraction: $(INSTALLED)  ## time, memory and a kill of extractions on fil
 
 bench-approximate: $(INSTALLED)  ## approximate neighbours beside exact ones: time, recall, dimension, into docs/benchmarks/
 	$(BIN)/python tests/benchmarks/approximate.py
+
+bench-rivals: $(INSTALLED)  ## gelora beside scikit-dimension, DADApy (DADAPY=PYTHON) and torchid (TORCHID=PYTHON or folder), into docs/benchmarks/ and README.md
+	$(BIN)/python tests/benchmarks/rivals.py $(if $(DADAPY),--dadapy $(DADAPY)) $(if $(TORCHID),--torchid $(TORCHID))
+	$(BIN)/python tests/benchmarks/rivals_page.py
+
+readme: $(INSTALLED)  ## run the example of README.md, put its output there and draw its figure
+	$(BIN)/python docs/readme.py
 
 validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20
