@@ -131,7 +131,7 @@ def test_estimators_differ_in_marker_and_in_brightness() -> None:
     [
         ({"estimator": "gride"}, "`estimator` must be among those of the profile, mle, twonn; got 'gride'"),
         ({"estimator": []}, "`estimator` must name at least one of mle, twonn, got an empty sequence"),
-        ({"x": "time"}, "`x` must be 'depth' or 'layer', got 'time'"),
+        ({"x": "time"}, "`x` must be one of depth, layer, got 'time'"),
     ],
 )
 def test_a_bad_choice_is_named(arguments: dict[str, object], message: str) -> None:
