@@ -18,6 +18,12 @@ def width_of(axes: "Axes") -> float:
     return float(axes.bbox.width / figure.dpi * 72.0)
 
 
+def height_of(axes: "Axes") -> float:
+    """Return the height of the axes in points; that before the layout, where there is one."""
+    figure: Any = axes.get_figure(root=True)
+    return float(axes.bbox.height / figure.dpi * 72.0)
+
+
 def size_of(size: str | float) -> float:
     """Return a font size, which may be relative, in points."""
     from matplotlib.font_manager import FontProperties
@@ -57,11 +63,9 @@ def set_label(axes: "Axes", axis: str, *parts: str) -> None:
     import matplotlib as mpl
 
     if axis == "x":
-        axes.set_xlabel(fit(parts, width_of(axes), size_of(mpl.rcParams["axes.labelsize"]), " "))
+        axes.set_xlabel(fit(filter(None, parts), width_of(axes), size_of(mpl.rcParams["axes.labelsize"]), " "))
         return
-    figure: Any = axes.get_figure(root=True)
-    height = float(axes.bbox.height / figure.dpi * 72.0)
-    axes.set_ylabel(fit(parts, height, size_of(mpl.rcParams["axes.labelsize"]), " "))
+    axes.set_ylabel(fit(parts, height_of(axes), size_of(mpl.rcParams["axes.labelsize"]), " "))
 
 
 def legend_above(axes: "Axes", **options: Any) -> None:
@@ -70,10 +74,49 @@ def legend_above(axes: "Axes", **options: Any) -> None:
 
     handles, labels = axes.get_legend_handles_labels()
     size = size_of(mpl.rcParams["legend.fontsize"])
-    column = (max(map(len, labels), default=1) * _EM + 5.0) * size
-    n_columns = max(1, min(len(labels), int(width_of(axes) * 1.1 / column)))
+    n_columns = _columns(axes, labels, size)
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "frameon": False}
     axes.legend(handles, labels, ncols=n_columns, **(place | options))
+
+
+def legend_above_figure(axes: "Axes") -> None:
+    """Put a legend of many short entries above the axes, as wide as the figure."""
+    figure: Any = axes.get_figure(root=True)
+    handles, labels = axes.get_legend_handles_labels()
+    column = (max(map(len, labels), default=1) * _EM + 2.6) * size_of("small")
+    n_columns = max(1, min(len(labels), int(0.95 * figure.get_figwidth() * 72.0 / column)))
+    axes.legend(
+        handles,
+        labels,
+        ncols=n_columns,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        fontsize="small",
+        frameon=False,
+        handlelength=1.2,
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )
+
+
+def legend_in_headroom(axes: "Axes") -> None:
+    """Put the legend inside at the top, and raise the upper limit of y so that nothing drawn lies below it."""
+    import matplotlib as mpl
+
+    handles, labels = axes.get_legend_handles_labels()
+    size = size_of(mpl.rcParams["legend.fontsize"])
+    n_columns = _columns(axes, labels, size)
+    # A layout makes room for title and labels: of the height known here some three quarters will be left.
+    share = min(0.5, (1.5 * -(-len(labels) // n_columns) + 1.2) * size / (0.75 * height_of(axes)))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, bottom + (top - bottom) / (1.0 - share))
+    axes.legend(handles, labels, ncols=n_columns, loc="upper left", frameon=False)
+
+
+def _columns(axes: "Axes", labels: Sequence[str], size: float) -> int:
+    """Return how many columns of a legend fit beside each other."""
+    column = (max(map(len, labels), default=1) * _EM + 5.0) * size
+    return max(1, min(len(labels), int(width_of(axes) * 1.08 / column)))
 
 
 def model_name(attributes: Mapping[str, Any]) -> str:

@@ -25,10 +25,10 @@ def new_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def shades(low: float = 0.0, high: float = 0.88, *, reverse: bool = False) -> "ListedColormap":
-    """Return viridis between two of its ends: uniform to the eye, in grey too, without what fades on white paper."""
+def shades(low: float = 0.0, high: float = 0.88, *, reverse: bool = False, name: str = "viridis") -> "ListedColormap":
+    """Return a part of a map of matplotlib that is uniform to the eye, in grey too, without what fades on white."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
     ends = (high, low) if reverse else (low, high)
-    return ListedColormap(colormaps["viridis"](np.linspace(*ends, 256)), name="gelora")
+    return ListedColormap(colormaps[name](np.linspace(*ends, 256)), name="gelora")

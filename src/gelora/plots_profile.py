@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gelora.captions import model_name, sample_parts, set_label, set_title
+from gelora.captions import legend_in_headroom, model_name, sample_parts, set_label, set_title
 from gelora.messages import check_choice
 from gelora.palette import COLORS, MARKERS, STACK_LINES, new_axes
 from gelora.profile import check_profile
@@ -92,7 +92,7 @@ def _draw_line(axes: "Axes", line: xr.Dataset, x: str, index: int, dashes: str, 
         if np.isfinite(low).any():
             # Drawn around their own middle: an interval need not be centred on the estimate.
             axes.errorbar(
-                place, (low + high) / 2, yerr=(high - low) / 2, fmt="none", ecolor=color, elinewidth=1.0, capsize=3
+                place, (low + high) / 2, yerr=(high - low) / 2, fmt="none", ecolor=color, elinewidth=1.0, capsize=2
             )
     undefined = ~np.isfinite(dimension)
     if undefined.any():
@@ -129,7 +129,7 @@ def _finish_profile(axes: "Axes", profile: xr.Dataset, x: str, errors: bool) -> 
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    legend_in_headroom(axes)
     bars = _bars_part(profile) if errors else ""
     set_title(axes, [model_name(profile.attrs)], [*sample_parts(profile), bars])
 

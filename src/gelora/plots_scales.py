@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gelora.captions import model_name, sample_parts, set_title
+from gelora.captions import legend_in_headroom, model_name, sample_parts, set_title
 from gelora.geometry import deviations
 from gelora.messages import nearest
 from gelora.palette import MARKERS, STACK_LINES, new_axes, shades
@@ -86,8 +86,8 @@ def plot_scales(
             has_bands |= bool(np.isfinite(error).any())
             middle = line["dimension_scales"].values
             axes.fill_between(line["scale"], middle - error, middle + error, color=color, alpha=0.2, linewidth=0)
-    _explain_colors(axes, table, colors)
     _finish(axes, profile.sel(estimator=[name]), table, has_bands)
+    _explain_colors(axes, table, colors)
     return axes
 
 
@@ -149,7 +149,7 @@ def _layer_name(table: xr.Dataset, place: int) -> str:
 def _explain_colors(axes: "Axes", table: xr.Dataset, colors: Any) -> None:
     """Say which colour is which layer: by a legend of few, by a colour bar along depth of many."""
     if table.sizes["layer"] <= _FEW:
-        axes.legend(frameon=False)
+        legend_in_headroom(axes)
         return
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -167,7 +167,7 @@ def _explain_colors(axes: "Axes", table: xr.Dataset, colors: Any) -> None:
         bar.set_label("relative depth")
         styles: dict[str, Any] = {stack: STACK_LINES.get(stack, ":") for stack in stacks}
         lines = [Line2D([], [], color="0.3", linestyle=style, label=stack) for stack, style in styles.items()]
-        axes.legend(handles=lines, frameon=False)
+        axes.legend(handles=lines, frameon=False, loc="lower right")
 
 
 def _finish(axes: "Axes", profile: xr.Dataset, table: xr.Dataset, has_bands: bool) -> None:

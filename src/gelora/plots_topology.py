@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gelora.captions import model_name, set_label, set_title
+from gelora.captions import height_of, model_name, set_label, set_title, width_of
 from gelora.messages import check_choice
 from gelora.palette import COLORS, MARKERS, new_axes, shades
 from gelora.topology import check_persistence, check_spanning_tree
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
-_DEGREES = {0: "components", 1: "loops", 2: "voids"}
 _DIAGRAM_MARKERS = ("o", "^", "s", "D")
 
 
@@ -70,7 +69,7 @@ def plot_spanning_tree(tree: xr.Dataset, ax: "Axes | None" = None, *, values: An
         Where to draw; a new figure where left out. Colour bars take their room from these axes.
     values : array_like, optional
         A number or a name for each node, or for each row of the cloud it was made from: numbers colour the nodes by a
-        second colour bar, names (at most seven) by colour and marker.
+        second colour bar, which bears their ``name`` if they have one; names, at most seven, by colour and marker.
 
     Returns
     -------
@@ -92,23 +91,35 @@ def plot_spanning_tree(tree: xr.Dataset, ax: "Axes | None" = None, *, values: An
     order = np.argsort(tree["length"].values, kind="stable")
     edges, lengths = ends[order].tolist(), tree["length"].values[order]
     positions = dict(enumerate(tree["position"].transpose("node", "axis").values))
-    size = float(np.clip(4000.0 / tree.sizes["node"], 2.0, 40.0))
+    room = width_of(axes) * height_of(axes) / tree.sizes["node"]  # square points a node
     cool = shades(0.0, 0.85, reverse=True)
     drawn: Any = nx.draw_networkx_edges(
-        graph, positions, edgelist=edges, ax=axes, edge_color=lengths, edge_cmap=cool, width=1.2, hide_ticks=False
+        graph,
+        positions,
+        edgelist=edges,
+        ax=axes,
+        edge_color=lengths,
+        edge_cmap=cool,
+        hide_ticks=False,
+        width=float(np.clip(0.1 * np.sqrt(room), 0.3, 1.5)),
     )
     drawn.set_zorder(1)
-    _color_bar(axes, lengths, cool, "edge length in the ambient space")
-    _draw_nodes(axes, graph, positions, shown, size)
+    _color_bar(axes, lengths, cool, "edge length")
+    _draw_nodes(
+        axes,
+        graph,
+        positions,
+        shown,
+        str(getattr(values, "name", None) or "value of the node"),
+        float(np.clip(0.05 * room, 1.0, 40.0)),
+    )
     axes.set_aspect("equal", adjustable="datalim")
     axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
     first, second = (f"({100.0 * share:.0f} % of the variance)" for share in tree["variance_share"].values)
     set_label(axes, "x", "first principal component", first)
     set_label(axes, "y", "second principal component", second)
     both = f"{100.0 * float(tree['variance_share'].sum()):.0f} %"
-    set_title(
-        axes, _origin(tree), [_sample(tree)], [f"distances in the plane are a projection: {both} of the variance"]
-    )
+    set_title(axes, _origin(tree), [_sample(tree)], ["distances seen are a projection", f"{both} of the variance"])
     return axes
 
 
@@ -126,10 +137,9 @@ def _draw_points(axes: "Axes", diagram: xr.Dataset) -> None:
             s=18,
             marker=_DIAGRAM_MARKERS[place % len(_DIAGRAM_MARKERS)],
             facecolor=COLORS[place % len(COLORS)],
-            edgecolor="white",
-            linewidth=0.3,
-            alpha=0.75,
-            label=_degree_name(int(one)),
+            linewidth=0,
+            alpha=0.6,
+            label=f"degree {one}",
             clip_on=False,
             zorder=2,
         )
@@ -138,8 +148,8 @@ def _draw_points(axes: "Axes", diagram: xr.Dataset) -> None:
         axes.annotate(
             "∞", (1.0, infinity), (4, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="center"
         )
-    axes.set_xlim(-0.02 * top, 1.05 * top)
-    axes.set_ylim(-0.02 * top, 1.15 * top if not finite.all() else 1.05 * top)
+    axes.set_xlim(-0.04 * top, 1.05 * top)
+    axes.set_ylim(-0.04 * top, 1.15 * top if not finite.all() else 1.05 * top)
     axes.set_aspect("equal")
     axes.set_xlabel("birth (distance)")
     axes.set_ylabel("death (distance)")
@@ -150,9 +160,7 @@ def _draw_bars(axes: "Axes", diagram: xr.Dataset) -> None:
     birth, death, degree = (diagram[name].values for name in ("birth", "death", "degree"))
     finite = np.isfinite(death)
     end = 1.08 * (float(max(death[finite].max(initial=0.0), birth.max())) or 1.0)
-    figure: Any = axes.get_figure(root=True)
-    height = axes.bbox.height / figure.dpi * 72.0
-    width = float(np.clip(0.6 * height / len(birth), 0.2, 4.0))
+    width = float(np.clip(0.6 * height_of(axes) / len(birth), 0.2, 4.0))
     order = np.lexsort((death, birth, degree))
     below = 0
     places, names = [], []
@@ -163,7 +171,7 @@ def _draw_bars(axes: "Axes", diagram: xr.Dataset) -> None:
         immortal = rows[~finite[own]]
         axes.plot(np.full(len(immortal), end), immortal, linestyle="none", marker=">", color=color, label="_never dies")
         if below:
-            axes.axhline(below - 0.5 + 0.0, color="0.6", linewidth=0.6, label="_border")
+            axes.axhline(below - 0.5, color="0.6", linewidth=0.6, label="_border")
         places.append(float(rows.mean()))
         names.append(f"degree {one}\n{len(own):,} bars")
         below += len(own)
@@ -172,11 +180,6 @@ def _draw_bars(axes: "Axes", diagram: xr.Dataset) -> None:
     axes.set_ylim(-1.0 - 0.02 * below, 0.02 * below + below)
     axes.set_xlim(0.0, end * 1.02)
     axes.set_xlabel("distance")
-
-
-def _degree_name(degree: int) -> str:
-    what = _DEGREES.get(degree)
-    return f"degree {degree} ({what})" if what else f"degree {degree}"
 
 
 def _counts(diagram: xr.Dataset) -> list[str]:
@@ -218,16 +221,16 @@ def _node_values(tree: xr.Dataset, values: Any) -> NDArray[Any]:
     )
 
 
-def _draw_nodes(axes: "Axes", graph: Any, positions: Any, values: NDArray[Any] | None, size: float) -> None:
+def _draw_nodes(axes: "Axes", graph: Any, positions: Any, values: NDArray[Any] | None, label: str, size: float) -> None:
     import networkx as nx
 
     options: dict[str, Any] = {"ax": axes, "node_size": size, "hide_ticks": False, "linewidths": 0}
     if values is None:
         nx.draw_networkx_nodes(graph, positions, node_color="0.25", **options).set_zorder(2)
     elif values.dtype.kind in "fiu":
-        warm = _warm()
+        warm = shades(0.0, 0.85, name="inferno")
         nx.draw_networkx_nodes(graph, positions, node_color=values, cmap=warm, **options).set_zorder(2)
-        _color_bar(axes, values, warm, "value of the node")
+        _color_bar(axes, values, warm, label)
     else:
         names = list(dict.fromkeys(str(value) for value in values))
         if len(names) > len(COLORS):
@@ -237,13 +240,6 @@ def _draw_nodes(axes: "Axes", graph: Any, positions: Any, values: NDArray[Any] |
             marks: dict[str, Any] = {"node_shape": MARKERS[place], "node_color": COLORS[place], "label": name}
             nx.draw_networkx_nodes(graph, positions, nodelist=own, **marks, **options).set_zorder(2)
         axes.legend(frameon=False)
-
-
-def _warm() -> "Colormap":
-    """Return a map for nodes that is not that of the edges: also uniform to the eye."""
-    from matplotlib import colormaps
-
-    return colormaps["inferno"]
 
 
 def _color_bar(axes: "Axes", values: NDArray[Any], colors: "Colormap", label: str) -> None:

@@ -1,6 +1,6 @@
 """Draw training records: losses, scores, learning rates and ranks over the steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 Records = xr.Dataset | Sequence[xr.Dataset] | Mapping[str, xr.Dataset]
 
 _STEPS = "step of the optimiser"
-_WINDOWS = 25  # in a run: the running median takes a window of one such part of its steps
+_WINDOWS, _LEAST_WINDOW = 20, 11  # the running median takes one of so many parts of a run, and so many steps at least
 
 
 def plot_training(record: Records, ax: "Axes | None" = None, *, show: str = "loss") -> "Axes":
     """Draw how one or several runs of fine-tuning went, over the steps of the optimiser.
 
-    The loss of every step is a faint line and its running median, over a window of 1/25 of the steps and at least
-    five, a strong one; what was measured on the validation rows are points at the steps of the evaluations.
+    The loss of every step is a faint line and its running median, over a window of 1/20 of the steps and at least
+    eleven, a strong one; what was measured on the validation rows are points at the steps of the evaluations.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ def plot_training(record: Records, ax: "Axes | None" = None, *, show: str = "los
     axes = new_axes(ax, (6.4, 3.6))
     for index, (name, one) in enumerate(named.items()):
         draw(axes, one, index, name)
+    if show == "loss" and any(named):
+        _explain_loss(axes, named)
     axes.set_xlabel(_STEPS)
     axes.set_ylabel(label(named))
     axes.set_xlim(left=0)
@@ -136,18 +138,40 @@ def _named_records(record: Any) -> dict[str, xr.Dataset]:
 
 def _draw_loss(axes: "Axes", record: xr.Dataset, index: int, name: str) -> None:
     steps, loss = record["step"].values, record["loss"].values
-    color, before = COLORS[index % len(COLORS)], f"{name}, " if name else ""
-    window = min(len(loss), max(5, len(loss) // _WINDOWS) | 1)
+    color = COLORS[index % len(COLORS)]
     axes.plot(steps, loss, color=color, alpha=0.3, linewidth=0.7, label="_every step")
     axes.plot(
         steps,
-        _running_median(loss, window),
+        _running_median(loss, _window(record)),
         color=color,
         linestyle=DASHES[index % len(DASHES)],
-        label=f"{before}training: median of {window} steps",
+        label=name or _median_label([record]),
     )
     if "validation_loss" in record.variables:
-        _draw_points(axes, record, record["validation_loss"].values, index, f"{before}validation", linestyle="none")
+        _draw_points(
+            axes,
+            record,
+            record["validation_loss"].values,
+            index,
+            "_validation" if name else "validation",
+            linestyle="none",
+        )
+
+
+def _window(record: xr.Dataset) -> int:
+    return int(max(_LEAST_WINDOW, record.sizes["step"] // _WINDOWS) | 1)
+
+
+def _median_label(records: Iterable[xr.Dataset]) -> str:
+    windows = {_window(record) for record in records}
+    return f"training, median of {windows.pop()} steps" if len(windows) == 1 else "training, running median"
+
+
+def _explain_loss(axes: "Axes", named: Mapping[str, xr.Dataset]) -> None:
+    """Say once for several runs what their lines and points are."""
+    axes.plot([], [], color="0.4", label=_median_label(named.values()))
+    if any("validation_loss" in one.variables for one in named.values()):
+        axes.plot([], [], color="0.4", marker="o", linestyle="none", label="validation")
 
 
 def _draw_score(axes: "Axes", record: xr.Dataset, index: int, name: str) -> None:

@@ -244,7 +244,7 @@ def test_plans_of_one_file_name_are_drawn_apart(run, model_folder, tmp_path):
     assert run("plot", *paths, "--output", tmp_path / "p.svg")[0] == 0
     code, _, err = run("plot", paths[0], paths[0], "--output", tmp_path / "p.svg")
     assert code == 1
-    assert "has one plan twice" in err
+    assert "has one file twice" in err
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_pictures_of_other_types_or_sources_are_refused(run, tmp_path):
     (tmp_path / "a.txt").touch()
     code, _, err = run("plot", tmp_path / "a.txt", "--output", tmp_path / "p.png")
     assert code == 1
-    assert "must be one profile (.nc) or rank plans (.json)" in err
+    assert "must be a rank plan (.json) or one of gelora" in err
 
 
 def test_a_folder_and_a_file_are_read_without_any_network_call(model_folder, texts_file, tmp_path):
