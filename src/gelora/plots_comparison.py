@@ -81,7 +81,7 @@ def plot_comparison(
         axes.set_xscale("log")
     moved = np.isfinite(x) & (shown != x)
     if moved.any():
-        marks = {"marker": "^", "color": "0.5", "markersize": 5, "linestyle": "none", "clip_on": False}
+        marks: dict[str, Any] = {"marker": "^", "color": "0.5", "markersize": 5, "linestyle": "none", "clip_on": False}
         axes.plot(
             np.unique(x[moved]), np.zeros(len(np.unique(x[moved]))), transform=axes.get_xaxis_transform(), **marks
         )
