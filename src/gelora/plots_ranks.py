@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gelora.captions import legend_above, set_title, size_of, width_of
+from gelora.captions import height_of, legend_above, set_title, size_of, width_of
 from gelora.messages import check_choice
 from gelora.palette import COLORS, HATCHES, new_axes
 from gelora.plan import RankPlan
@@ -16,6 +16,7 @@ from gelora.plan_uncertainty import PlanUncertainty
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_SMALLEST = 4.5  # points: type below cannot be read in print
 Column = tuple[str, int, tuple[str, ...]]  # a block, by stack and number, and those of its matrices that are alike
 
 _ROLE_NAMES = {
@@ -32,7 +33,8 @@ def plot_ranks(
 ) -> "Axes":
     """Draw the ranks of one plan as a map of block and matrix, of several as bars side by side.
 
-    In the map each cell is one adapted matrix with its rank written in it; a dash is a matrix left alone. A bar
+    In the map each cell is one adapted matrix with its rank written in it, or told by a colour bar where the axes are
+    too narrow for that; a dash, or a blank, is a matrix left alone. A bar
     is the rank of a block, the largest of its matrices where they differ. Where a plan knows how stable it is, the
     title or the legend says it: the probability that another draw of as many examples gives the same ranks.
 
@@ -107,31 +109,39 @@ def _draw_map(axes: "Axes", plan: RankPlan, blocks: list[tuple[str, int]]) -> No
     for module in plan.modules:
         ranks[roles.index(module.role), blocks.index((module.stack, module.block))] = module.rank
     texts = [["–" if np.isnan(rank) else f"{rank:.0f}" for rank in row] for row in ranks]
-    _draw_cells(axes, ranks, texts, float(np.nanmax(ranks)))
+    _draw_cells(axes, ranks, texts, float(np.nanmax(ranks)), label="rank")
     axes.set_yticks(range(len(roles)), [_ROLE_NAMES.get(role, role) for role in roles])
     own = [f"{plan.policy} ranks: {plan.n_parameters:,} trainable parameters"]
     set_title(axes, own, [_stability(plan)])
 
 
-def _draw_cells(axes: "Axes", values: NDArray[np.float64], texts: list[list[str]], most: float) -> None:
-    """Draw a table as shades from white to dark blue, with white lines between the cells and a text in each."""
+def _draw_cells(
+    axes: "Axes", values: NDArray[np.float64], texts: list[list[str]], most: float, *, unit: float = 1.0, label: str
+) -> None:
+    """Draw a table as shades from white to dark blue, white lines between the cells.
+
+    Each cell has its text; where that could not be read a colour bar, in ``unit``, takes its place.
+    """
     n_rows, n_columns = values.shape
-    axes.imshow(np.ma.masked_invalid(values), cmap="Blues", vmin=0, vmax=most, aspect="auto")
     size = _cell_size(axes, n_columns, max(len(text) for row in texts for text in row))
-    for (row, column), value in np.ndenumerate(values):
+    image = axes.imshow(np.ma.masked_invalid(values) / unit, cmap="Blues", vmin=0, vmax=most / unit, aspect="auto")
+    if size < _SMALLEST:
+        figure: Any = axes.figure
+        figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, label=label)
+    for (row, column), value in np.ndenumerate(values) if size >= _SMALLEST else ():
         color = "white" if value > 0.6 * most else "black"
         axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=size, color=color)
     axes.tick_params(length=0)
     axes.set_xticks(np.arange(0.5, n_columns - 1), minor=True)
     axes.set_yticks(np.arange(0.5, n_rows - 1), minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.grid(which="minor", color="white", linewidth=min(1.5, 0.12 * width_of(axes) / n_columns))
     axes.tick_params(which="minor", length=0)
 
 
 def _cell_size(axes: "Axes", n_columns: int, n_characters: int) -> float:
     """Return the type size at which the longest text fits into its cell; at most the usual one."""
     room = width_of(axes) / n_columns
-    return float(min(size_of("medium"), max(3.0, room / (0.75 * max(n_characters, 2)))))
+    return float(min(size_of("medium"), room / (0.75 * max(n_characters, 2))))
 
 
 def _stability(plan: RankPlan) -> str:
@@ -151,10 +161,12 @@ def _plot_probabilities(plan: RankPlan, ax: "Axes | None") -> "Axes":
         for rank, share in zip(known.ranks, known.probabilities[members[0]], strict=True):
             shares[ranks.index(rank), place] = share
     axes = new_axes(ax, (max(6.4, 0.42 * len(columns) + 1.6), 1.6 + 0.3 * min(len(ranks), 12)))
-    _draw_cells(axes, shares, [[_per_cent(share) for share in row] for row in shares], 1.0)
+    _draw_cells(axes, shares, [[_per_cent(share) for share in row] for row in shares], 1.0, unit=0.01, label="%")
     for place, members in enumerate(columns.values()):
-        _frame(axes, place, ranks.index(plan.modules[members[0]].rank))
-    axes.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
+        width = min(1.6, 0.15 * width_of(axes) / len(columns))
+        _frame(axes, place, ranks.index(plan.modules[members[0]].rank), width)
+    step = int(np.ceil(1.4 * size_of("medium") * len(ranks) / height_of(axes)))
+    axes.set_yticks(range(0, len(ranks), step), [str(rank) for rank in ranks[::step]])
     axes.set_ylim(-0.5, len(ranks) - 0.5)
     axes.set_ylabel("rank")
     _label_columns(axes, list(columns))
@@ -181,10 +193,12 @@ def _per_cent(share: float) -> str:
     return "<1" if share < 0.01 else f"{100.0 * share:.0f}"
 
 
-def _frame(axes: "Axes", column: int, row: int) -> None:
+def _frame(axes: "Axes", column: int, row: int, width: float) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=COLORS[1], linewidth=1.6))
+    axes.add_patch(
+        Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=COLORS[1], linewidth=width, zorder=3)
+    )
 
 
 def _draw_bars(axes: "Axes", plans: Mapping[str, RankPlan], blocks: list[tuple[str, int]]) -> None:
@@ -232,8 +246,10 @@ def _label_blocks(axes: "Axes", blocks: list[tuple[str, int]], more: Sequence[st
     longest = max(len(label) for label in labels)
     size = size_of("medium")
     turned = any(more) and longest * 0.6 * size > room
-    size = min(size, room / 1.2) if turned else min(size, room / (0.65 * longest + 0.3))
-    axes.set_xticks(range(len(blocks)), labels, fontsize=max(size, 3.0), rotation=90 if turned else 0)
+    lines = 1.2 if turned else 0.65 * longest + 0.3
+    size = max(min(size, room / lines), _SMALLEST)
+    shown = range(0, len(blocks), int(np.ceil(size * lines / room)))
+    axes.set_xticks(list(shown), [labels[place] for place in shown], fontsize=size, rotation=90 if turned else 0)
     for position in range(1, len(blocks)):
         if blocks[position][0] != blocks[position - 1][0]:
             axes.axvline(position - 0.5, color="0.3", linewidth=1.0)

@@ -67,7 +67,7 @@ def plot_scales(
     table = _table(profile.sel(estimator=name), layers)
     axes = new_axes(ax, (6.4, 4.0))
     colors = shades()
-    has_bands = False
+    has_bands, faint = False, min(0.2, 2.0 / table.sizes["layer"])
     for place in range(table.sizes["layer"]):
         line = table.isel(layer=place)
         color = colors(float(line["depth"]))
@@ -85,7 +85,7 @@ def plot_scales(
             error = _standard_errors(line)
             has_bands |= bool(np.isfinite(error).any())
             middle = line["dimension_scales"].values
-            axes.fill_between(line["scale"], middle - error, middle + error, color=color, alpha=0.2, linewidth=0)
+            axes.fill_between(line["scale"], middle - error, middle + error, color=color, alpha=faint, linewidth=0)
     _finish(axes, profile.sel(estimator=[name]), table, has_bands)
     _explain_colors(axes, table, colors)
     return axes

@@ -78,7 +78,12 @@ def test_estimate_ranks_and_plot_make_a_profile_a_plan_and_pictures(run, model_f
         code, _, err = run("plot", *words, "--output", tmp_path / picture)
         assert code == 0, err
         assert (tmp_path / picture).stat().st_size > 1000
-    names = {"p.nc", "plan.json", "uniform.json", "p.png", "r.svg", "r.pdf"}
+    words = ("--kind", "scales", "--estimator", "mle(k1=3, k2=6)")
+    assert run("plot", profile, *words, "--output", tmp_path / "s.png")[0] == 0
+    code, _, err = run("plot", profile, "--kind", "scale", "--output", tmp_path / "t.png")
+    assert code == 1
+    assert "did you mean 'scales'" in err
+    names = {"p.nc", "plan.json", "uniform.json", "p.png", "r.svg", "r.pdf", "s.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 

@@ -205,9 +205,7 @@ def test_a_plan_that_knows_its_stability_says_it() -> None:
 def test_probabilities_are_a_map_of_rank_and_block_with_a_column_for_matrices_that_differ() -> None:
     axes = plot_ranks(uncertain_plan(), new_axes(), show="probabilities")
     (image,) = axes.images
-    np.testing.assert_allclose(
-        np.asarray(image.get_array()), [[0.25, 0, 0.25, 0], [0.75, 0.004, 0.75, 0.004], [0, 0.996, 0, 0.996]]
-    )
+    np.testing.assert_allclose(np.asarray(image.get_array()), [[25, 0, 25, 0], [75, 0.4, 75, 0.4], [0, 99.6, 0, 99.6]])
     cells = {tuple(round(v) for v in text.get_position()): text.get_text() for text in axes.texts}
     assert [cells[0, row] for row in range(3)] == ["25", "75", ""]
     assert [cells[1, row] for row in range(3)] == ["", "<1", "100"]
@@ -233,7 +231,7 @@ def test_blocks_whose_matrices_agree_have_one_column_of_probabilities() -> None:
     known = replace(uncertain_plan().uncertainty, ranks=(1, 2), probabilities=tuple(rows))  # type: ignore[type-var]
     axes = plot_ranks(replace(plan, uncertainty=known), new_axes(), show="probabilities")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
-    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), [[0.9, 0.2], [0.1, 0.8]])
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), [[90, 20], [10, 80]])
 
 
 def test_probabilities_of_what_has_none_are_refused() -> None:
@@ -245,11 +243,16 @@ def test_probabilities_of_what_has_none_are_refused() -> None:
         plot_ranks(example_plan([1]), new_axes(), show="prob")
 
 
-def test_the_type_of_a_map_of_many_blocks_fits_its_cells() -> None:
-    few, many = (plot_ranks(example_plan([10] * n), new_axes()) for n in (4, 48))
+def test_the_type_of_a_map_of_many_blocks_fits_its_cells_and_gives_way_to_a_colour_bar() -> None:
+    few, many, most = (plot_ranks(example_plan([10] * n), new_axes()) for n in (4, 32, 96))
     assert many.texts[0].get_fontsize() < few.texts[0].get_fontsize()
-    room = many.bbox.width / 100 * 72 / 48  # points a cell
+    room = many.bbox.width / 100 * 72 / 32  # points a cell
     assert many.texts[0].get_fontsize() * 0.6 * 2 <= room
+    assert list(most.texts) == []
+    assert [bar.get_ylabel() for bar in most.figure.axes[1:]] == ["rank"]
+    labels = [label.get_text() for label in most.get_xticklabels()]
+    assert len(labels) < 96
+    assert [int(label) for label in labels] == [round(tick) + 1 for tick in most.get_xticks()]
 
 
 def test_no_line_lies_below_the_legend_and_no_word_beyond_the_figure_of_one_column() -> None:
