@@ -70,6 +70,8 @@ def plot_comparison(
                 yerr=error[place],
                 color=COLORS[place % len(COLORS)],
                 marker=MARKERS[(place // len(COLORS) + place) % len(MARKERS)],
+                # Of more methods than markers the others are hollow: told apart in grey.
+                markerfacecolor="white" if (place // len(MARKERS)) % 2 else None,
                 capsize=2,
                 linestyle="none",
                 label=str(method),

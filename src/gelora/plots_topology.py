@@ -239,7 +239,7 @@ def _draw_nodes(axes: "Axes", graph: Any, positions: Any, values: NDArray[Any] |
             own = [node for node, value in enumerate(values) if str(value) == name]
             marks: dict[str, Any] = {"node_shape": MARKERS[place], "node_color": COLORS[place], "label": name}
             nx.draw_networkx_nodes(graph, positions, nodelist=own, **marks, **options).set_zorder(2)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, markerscale=max(1.0, 6.0 / float(np.sqrt(size))))
 
 
 def _color_bar(axes: "Axes", values: NDArray[Any], colors: "Colormap", label: str) -> None:

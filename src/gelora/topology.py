@@ -18,6 +18,7 @@ PERSISTENCE_SCHEMA = "gelora-persistence"
 TREE_SCHEMA = "gelora-spanning-tree"
 SCHEMA_VERSION = 1
 
+_ROWS = 4096  # of a fingerprint at a time
 _BARS = ("birth", "death", "degree")
 _EDGES = ("source", "target", "length")
 _PACKAGES = ("gelora", "torch", "numpy", "scipy", "ripser", "giotto-ph", "xarray")
@@ -270,7 +271,8 @@ def _take(points: Any, layer: int | tuple[str, int] | None, most: int | None, se
     places = np.arange(n_distinct)
     if most is not None and n_distinct > most:
         places = np.sort(generator(seed, "topology").choice(n_distinct, most, replace=False))
-    kept = np.asarray(distinct.stored)[places]
+    # All points stay where they are, which may be on disk.
+    kept = distinct.stored if len(places) == n_distinct else np.asarray(distinct.stored)[places]
     return _Cloud(
         points=kept,
         rows=distinct.rows[places],
@@ -281,7 +283,9 @@ def _take(points: Any, layer: int | tuple[str, int] | None, most: int | None, se
             "subsampled": int(len(places) < n_distinct),
             "seed": check_integer("seed", seed, 0),
             "ambient": kept.shape[1],
-            "points_fingerprint": fingerprint([np.ascontiguousarray(kept).tobytes()]),
+            "points_fingerprint": fingerprint(
+                kept[start : start + _ROWS].tobytes() for start in range(0, len(kept), _ROWS)
+            ),
             **origin,
         },
     )
