@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
+_LEAST_BAND = 0.22  # of a barcode, for a degree of few bars
 _DIAGRAM_MARKERS = ("o", "^", "s", "D")
 
 
@@ -157,27 +158,30 @@ def _draw_points(axes: "Axes", diagram: xr.Dataset) -> None:
 
 
 def _draw_bars(axes: "Axes", diagram: xr.Dataset) -> None:
+    """Draw each degree in a band of its own, of a height by its number of bars, but not too low to be seen."""
     birth, death, degree = (diagram[name].values for name in ("birth", "death", "degree"))
     finite = np.isfinite(death)
     end = 1.08 * (float(max(death[finite].max(initial=0.0), birth.max())) or 1.0)
-    width = float(np.clip(0.6 * height_of(axes) / len(birth), 0.2, 4.0))
     order = np.lexsort((death, birth, degree))
-    below = 0
-    places, names = [], []
-    for place, one in enumerate(np.unique(degree)):
-        own = order[degree[order] == one]
-        rows, color = below + np.arange(len(own)), COLORS[place % len(COLORS)]
+    degrees, counts = np.unique(degree, return_counts=True)
+    shares = np.maximum(counts / counts.sum(), _LEAST_BAND)
+    borders = np.append(0.0, np.cumsum(shares / shares.sum()))
+    for place, (one, count) in enumerate(zip(degrees, counts, strict=True)):
+        own, color = order[degree[order] == one], COLORS[place % len(COLORS)]
+        low, high = borders[place : place + 2]
+        rows = low + (high - low) * (np.arange(count) + 0.5) / count
+        width = float(np.clip(0.6 * height_of(axes) * (high - low) / count, 0.2, 4.0))
         axes.hlines(rows, birth[own], np.where(finite[own], death[own], end), color=color, linewidth=width)
         immortal = rows[~finite[own]]
-        axes.plot(np.full(len(immortal), end), immortal, linestyle="none", marker=">", color=color, label="_never dies")
-        if below:
-            axes.axhline(below - 0.5, color="0.6", linewidth=0.6, label="_border")
-        places.append(float(rows.mean()))
-        names.append(f"degree {one}\n{len(own):,} bars")
-        below += len(own)
-    axes.set_yticks(places, names, rotation=90, va="center")
+        if len(immortal):
+            at_end = np.full(len(immortal), end)
+            axes.plot(at_end, immortal, linestyle="none", marker=">", color=color, label="_never dies")
+        if place:
+            axes.axhline(low, color="0.6", linewidth=0.6, label="_border")
+    names = [f"degree {one}\n{_bars(count)}" for one, count in zip(degrees, counts, strict=True)]
+    axes.set_yticks((borders[:-1] + borders[1:]) / 2.0, names, rotation=90, va="center")
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-1.0 - 0.02 * below, 0.02 * below + below)
+    axes.set_ylim(-0.01, 1.01)
     axes.set_xlim(0.0, end * 1.02)
     axes.set_xlabel("distance")
 
@@ -189,7 +193,11 @@ def _counts(diagram: xr.Dataset) -> list[str]:
 
 def _count(degree: int, deaths: NDArray[np.float64]) -> str:
     never = int(np.isinf(deaths).sum())
-    return f"degree {degree}: {len(deaths):,} bars" + (f" ({never} without end)" if never else "")
+    return f"degree {degree}: {_bars(len(deaths))}" + (f" ({never} without end)" if never else "")
+
+
+def _bars(count: int) -> str:
+    return f"{count:,} bar{'' if count == 1 else 's'}"
 
 
 def _sample(dataset: xr.Dataset) -> str:

@@ -74,7 +74,7 @@ def test_the_title_counts_points_and_bars_and_tells_of_a_subsample(
     square: xr.Dataset, rng: np.random.Generator
 ) -> None:
     title = plot_diagram(square, new_axes()).get_title(loc="left").replace("\n", " ")
-    assert title == "n = 4 points, degree 0: 4 bars (1 without end), degree 1: 1 bars"
+    assert title == "n = 4 points, degree 0: 4 bars (1 without end), degree 1: 1 bar"
     drawn = persistence(rng.normal(size=(1500, 2)), degrees=[0], max_points=100)
     labelled = drawn.assign_attrs(model="/home/some/model", layer=3)
     assert (
@@ -92,9 +92,12 @@ def test_a_barcode_has_a_line_from_birth_to_death_for_each_bar_and_an_arrow_wher
     end = axes.lines[0].get_xdata()[0]
     assert axes.lines[0].get_marker() == ">"
     assert [(round(one[0][0], 6), round(one[1][0], 6)) for one in components[:3]] == [(0, 1)] * 3
-    assert components[3] == [[0, 3], [end, 3]]
-    np.testing.assert_allclose(loops, [[[1, 4], [np.sqrt(2), 4]]], atol=1e-6)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["degree 0\n4 bars", "degree 1\n1 bars"]
+    assert [point[0] for point in components[3]] == [0, end]
+    np.testing.assert_allclose([[point[0] for point in loop] for loop in loops], [[1, np.sqrt(2)]], atol=1e-6)
+    heights = [segment[0][1] for segment in components + loops]
+    assert heights == sorted(set(heights))  # one above the other, degree by degree
+    assert len(loops) / len(heights) < 1 - axes.lines[1].get_ydata()[0]  # few bars have a band to be seen
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["degree 0\n4 bars", "degree 1\n1 bar"]
 
 
 def test_a_diagram_without_bars_says_so(square: xr.Dataset) -> None:
