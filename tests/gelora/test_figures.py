@@ -21,18 +21,19 @@ from gelora.scores import save_comparison
 from gelora.topology import persistence, save_persistence, save_spanning_tree, spanning_tree
 
 
-@pytest.fixture
-def results(tmp_path: Path, rng: np.random.Generator) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file of each kind."""
-    paths = {name: tmp_path / f"{name}.nc" for name in ("profile", "record", "comparison", "bars", "tree")}
+    folder = tmp_path_factory.mktemp("results")
+    paths = {name: folder / f"{name}.nc" for name in ("profile", "record", "comparison", "bars", "tree")}
     save_profile(scale_profile(), paths["profile"])
     record = training_record([2.0, 1.0], {2: (1.0, 0.5)}).assign(rank_record([[2, 4]], [0], 2).data_vars)
     write_dataset(record.assign_attrs(schema=RECORD_SCHEMA, schema_version=1), paths["record"])
     save_comparison(example_comparison(np.array([[[0.5, 0.6]]]), tasks=["rte"]), paths["comparison"])
-    points = rng.normal(size=(20, 3))
+    points = np.random.default_rng(0).normal(size=(20, 3))
     save_persistence(persistence(points), paths["bars"])
     save_spanning_tree(spanning_tree(points), paths["tree"])
-    return paths | {"plan": example_plan([1, 2]).save(tmp_path / "plan.json")}
+    return paths | {"plan": example_plan([1, 2]).save(folder / "plan.json")}
 
 
 @pytest.fixture
@@ -67,9 +68,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     ],
 )
 def test_a_file_is_drawn_as_what_it_says_to_hold(
-    results: dict[str, Path], drawn: list[Axes], source: str, kind: str | None, label: str
+    results: dict[str, Path], drawn: list[Axes], tmp_path: Path, source: str, kind: str | None, label: str
 ) -> None:
-    picture = draw_files([results[source]], results[source].with_suffix(".png"), kind=kind)
+    picture = draw_files([results[source]], tmp_path / "p.png", kind=kind)
     assert picture.stat().st_size > 1000
     assert drawn[0].get_xlabel().replace("\n", " ").startswith(label)
 
