@@ -77,7 +77,7 @@ def persistence_diagram(
     """
     check_integer("degree", degree, minimum=0)
     check_choice("backend", backend, ("auto", *BACKENDS))
-    chosen = _installed_backend(degree) if backend == "auto" else backend
+    chosen = installed_backend(degree) if backend == "auto" else backend
     check_backend(chosen, degree)
     if max_points is not None:
         check_integer("max_points", max_points, minimum=2)
@@ -144,6 +144,13 @@ def spanning_tree_graph(points: Any, *, device: str = "auto") -> "nx.Graph[int]"
 def most_points(degree: int) -> int | None:
     """Return how many points a diagram of this degree is begun with by default; None without limit."""
     return None if degree == 0 else _MOST_POINTS.get(degree, _MOST_POINTS_BEYOND)
+
+
+def installed_backend(degree: int) -> str:
+    """Return what "auto" takes in this degree: "torch" in degree 0, else giotto-ph where it is installed."""
+    if degree == 0:
+        return "torch"
+    return "giotto" if find_spec("gph") is not None else "ripser"
 
 
 def check_backend(backend: str, degree: int) -> None:
@@ -282,12 +289,6 @@ def size_covariance(sizes: IndexArray, n: int, *, n_lines: float) -> FloatArray:
     ratio = np.minimum.outer(sizes, sizes) / np.maximum.outer(sizes, sizes)
     cloud = ratio**_SIMILARITY * np.sqrt(np.outer(sizes, sizes)) / float(n) ** 2
     return np.asarray(cloud + np.diag((1.0 - np.square(sizes / n)) / sizes / n_lines))
-
-
-def _installed_backend(degree: int) -> str:
-    if degree == 0:
-        return "torch"
-    return "giotto" if find_spec("gph") is not None else "ripser"
 
 
 def _giotto(distances: NDArray[np.float32], degree: int) -> NDArray[np.float32]:

@@ -186,20 +186,45 @@ def theory(
 
 
 @app.command(
-    epilog="Example: `gelora plot profile.nc --output profile.png`; `gelora plot plan.json --output ranks.png`"
+    epilog="Example: `gelora plot profile.nc --output profile.png`; "
+    "`gelora plot profile.nc --kind scales --estimator mle --output scales.pdf`; "
+    "`gelora plot plan.json uniform.json --output ranks.png`; "
+    "`gelora plot out/record.nc --kind score --output score.png`; "
+    "`gelora plot comparison.nc --cost seconds --task rte --output rte.png`"
 )
 def plot(
-    source: Annotated[list[Path], typer.Argument(help="A profile (.nc), or one or more rank plans (.json).")],
+    source: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A profile, a comparison, a persistence or a spanning tree (.nc); one or more training records (.nc); "
+            "or one or more rank plans (.json). What a file holds stands in the file."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The picture to write: .png, .pdf or .svg.")],
-    estimator: Annotated[list[str] | None, typer.Option(help="Estimators to draw. [default: all]")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="What to draw. Profile: profile, scales. Plans: ranks, probabilities. Records: loss, score, "
+            "learning_rate, rank. Persistence: diagram, barcode. [default: the first]"
+        ),
+    ] = None,
+    estimator: Annotated[
+        list[str] | None, typer.Option(help="Of a profile: estimators to draw; of scales one. [default: all]")
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="Of a comparison: parameters or seconds. [default: parameters]")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of a comparison: a task, or average. [default: average of several]")
+    ] = None,
 ) -> None:
-    """Draw a profile, or rank plans side by side."""
+    """Draw a profile, rank plans, training records, a comparison, bars of persistent homology or a spanning tree."""
     from gelora.files import check_writable
 
     check_writable(output)
     from gelora.figures import draw_files
 
-    draw_files(source, output, estimator=estimator)
+    draw_files(source, output, kind=kind, estimator=estimator, cost=cost, task=task)
     typer.echo(f"written: {output}")
 
 

@@ -78,7 +78,12 @@ def test_estimate_ranks_and_plot_make_a_profile_a_plan_and_pictures(run, model_f
         code, _, err = run("plot", *words, "--output", tmp_path / picture)
         assert code == 0, err
         assert (tmp_path / picture).stat().st_size > 1000
-    names = {"p.nc", "plan.json", "uniform.json", "p.png", "r.svg", "r.pdf"}
+    words = ("--kind", "scales", "--estimator", "mle(k1=3, k2=6)")
+    assert run("plot", profile, *words, "--output", tmp_path / "s.png")[0] == 0
+    code, _, err = run("plot", profile, "--kind", "scale", "--output", tmp_path / "t.png")
+    assert code == 1
+    assert "did you mean 'scales'" in err
+    names = {"p.nc", "plan.json", "uniform.json", "p.png", "r.svg", "r.pdf", "s.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -244,7 +249,7 @@ def test_plans_of_one_file_name_are_drawn_apart(run, model_folder, tmp_path):
     assert run("plot", *paths, "--output", tmp_path / "p.svg")[0] == 0
     code, _, err = run("plot", paths[0], paths[0], "--output", tmp_path / "p.svg")
     assert code == 1
-    assert "has one plan twice" in err
+    assert "has one file twice" in err
 
 
 @pytest.fixture
@@ -329,7 +334,7 @@ def test_pictures_of_other_types_or_sources_are_refused(run, tmp_path):
     (tmp_path / "a.txt").touch()
     code, _, err = run("plot", tmp_path / "a.txt", "--output", tmp_path / "p.png")
     assert code == 1
-    assert "must be one profile (.nc) or rank plans (.json)" in err
+    assert "must be a rank plan (.json) or one of gelora" in err
 
 
 def test_a_folder_and_a_file_are_read_without_any_network_call(model_folder, texts_file, tmp_path):

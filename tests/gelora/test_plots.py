@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from examples import example_plan, example_profile
 from gelora.blocks import Architecture
 from gelora.plan import RankPlan
-from gelora.plots import COLORS, MARKERS, plot_profile, plot_rank_history, plot_ranks
+from gelora.plan_uncertainty import PlanUncertainty
+from gelora.plots import COLORS, MARKERS, plot_profile, plot_ranks
 
 NAN = float("nan")
 
@@ -131,7 +133,7 @@ def test_estimators_differ_in_marker_and_in_brightness() -> None:
     [
         ({"estimator": "gride"}, "`estimator` must be among those of the profile, mle, twonn; got 'gride'"),
         ({"estimator": []}, "`estimator` must name at least one of mle, twonn, got an empty sequence"),
-        ({"x": "time"}, "`x` must be 'depth' or 'layer', got 'time'"),
+        ({"x": "time"}, "`x` must be one of depth, layer, got 'time'"),
     ],
 )
 def test_a_bad_choice_is_named(arguments: dict[str, object], message: str) -> None:
@@ -174,6 +176,100 @@ def test_plans_are_compared_as_bars_with_their_ranks_and_parameters() -> None:
     assert all(float(tick).is_integer() for tick in axes.get_yticks())
     assert legend_texts(axes) == ["geometric: 448 parameters", "uniform: 384 parameters"]
     assert sum(plan.n_parameters for plan in plans) == 448 + 384
+
+
+def uncertain_plan() -> RankPlan:
+    plan = example_plan([1, 2], key_rank=3)
+    rows = {"query": (0.25, 0.75, 0.0), "key": (0.0, 0.004, 0.996)}
+    uncertainty = PlanUncertainty(
+        ranks=(1, 2, 3),
+        probabilities=tuple(rows.get(module.role, rows["query"]) for module in plan.modules),
+        expected=(1.0,) * 8,
+        module_stability=(0.5,) * 8,
+        stability=0.428,
+        n_examples=2000,
+        n_settling=float("inf"),
+        confidence=0.9,
+        n_replicates=10,
+    )
+    return replace(plan, uncertainty=uncertainty)
+
+
+def test_a_plan_that_knows_its_stability_says_it() -> None:
+    plan = uncertain_plan()
+    assert plot_ranks(plan, new_axes()).get_title(loc="left").endswith("trainable parameters\nstability 0.43")
+    labels = legend_texts(plot_ranks({"a": plan, "b": example_plan([1, 2])}, new_axes()))
+    assert [label.rpartition(", ")[2] for label in labels] == ["stability 0.43", "b: 192 parameters"]
+
+
+def test_probabilities_are_a_map_of_rank_and_block_with_a_column_for_matrices_that_differ() -> None:
+    axes = plot_ranks(uncertain_plan(), new_axes(), show="probabilities")
+    (image,) = axes.images
+    np.testing.assert_allclose(np.asarray(image.get_array()), [[25, 0, 25, 0], [75, 0.4, 75, 0.4], [0, 99.6, 0, 99.6]])
+    cells = {tuple(round(v) for v in text.get_position()): text.get_text() for text in axes.texts}
+    assert [cells[0, row] for row in range(3)] == ["25", "75", ""]
+    assert [cells[1, row] for row in range(3)] == ["", "<1", "100"]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["1 query, value, output", "1 key", "2 query, value, output", "2 key"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2", "3"]
+    assert axes.get_ylim() == (-0.5, 2.5)  # ranks rise
+
+
+def test_the_plans_own_ranks_are_framed_among_the_probabilities() -> None:
+    axes = plot_ranks(uncertain_plan(), new_axes(), show="probabilities")
+    frames = [(round(frame.get_x() + 0.46), round(frame.get_y() + 0.44)) for frame in axes.patches]
+    assert frames == [(0, 0), (1, 2), (2, 1), (3, 2)]
+    title = axes.get_title(loc="left")
+    assert "probability in %" in title
+    assert "stability 0.43" in title
+    assert "n = 2,000 examples" in title
+
+
+def test_blocks_whose_matrices_agree_have_one_column_of_probabilities() -> None:
+    plan = example_plan([1, 2])
+    rows = [(0.9, 0.1)] * 4 + [(0.2, 0.8)] * 4
+    known = replace(uncertain_plan().uncertainty, ranks=(1, 2), probabilities=tuple(rows))  # type: ignore[type-var]
+    axes = plot_ranks(replace(plan, uncertainty=known), new_axes(), show="probabilities")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), [[90, 20], [10, 80]])
+
+
+def test_probabilities_of_what_has_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="`plan` has no probabilities of its ranks: estimate the profile with n_repl"):
+        plot_ranks(example_plan([1]), new_axes(), show="probabilities")
+    with pytest.raises(ValueError, match="`plan` must be one plan where show='probabilities', got 2"):
+        plot_ranks([uncertain_plan(), uncertain_plan()], new_axes(), show="probabilities")
+    with pytest.raises(ValueError, match="`show` must be one of ranks, probabilities, got 'prob'"):
+        plot_ranks(example_plan([1]), new_axes(), show="prob")
+
+
+def test_the_type_of_a_map_of_many_blocks_fits_its_cells_and_gives_way_to_a_colour_bar() -> None:
+    few, many, most = (plot_ranks(example_plan([10] * n), new_axes()) for n in (4, 32, 96))
+    assert many.texts[0].get_fontsize() < few.texts[0].get_fontsize()
+    room = many.bbox.width / 100 * 72 / 32  # points a cell
+    assert many.texts[0].get_fontsize() * 0.6 * 2 <= room
+    assert list(most.texts) == []
+    assert [bar.get_ylabel() for bar in most.figure.axes[1:]] == ["rank"]
+    labels = [label.get_text() for label in most.get_xticklabels()]
+    assert len(labels) < 96
+    assert [int(label) for label in labels] == [round(tick) + 1 for tick in most.get_xticks()]
+
+
+def test_no_line_lies_below_the_legend_and_no_word_beyond_the_figure_of_one_column() -> None:
+    figure = Figure(figsize=(3.25, 2.5), layout="constrained")
+    with mpl.rc_context({"font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7}):
+        axes = plot_profile(example_profile([[5.0, 7.0, 9.5], [9.0, 9.3, 9.4], [2.0, 3.0, 9.0]]), figure.subplots())
+        figure.draw_without_rendering()
+    legend = axes.get_legend().get_window_extent()
+    highest = max(axes.transData.transform((0, float(np.nanmax(line.get_ydata()))))[1] for line in axes.lines)
+    assert highest < legend.y0
+    for text in (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label):  # type: ignore[attr-defined]
+        if text.get_text():
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
 
 
 def test_a_mapping_names_the_plans_and_equal_policies_are_numbered() -> None:
@@ -249,36 +345,3 @@ def test_drawing_does_not_change_the_profile() -> None:
     before = profile.copy(deep=True)
     plot_profile(profile, new_axes())
     xr.testing.assert_identical(profile, before)
-
-
-def rank_record(history: list[list[int]], steps: list[int], total: int, adapter: str = "geolora") -> xr.Dataset:
-    return xr.Dataset(
-        {"rank_history": (("change", "module"), np.array(history)), "loss": ("step", np.zeros(total))},
-        coords={"change_step": ("change", steps), "step": np.arange(1, total + 1)},
-        attrs={"adapter": adapter},
-    )
-
-
-def test_a_rank_history_is_drawn_as_steps_to_the_end_of_the_run() -> None:
-    record = rank_record([[2, 4], [4, 8], [3, 3]], [0, 2, 10], 20)
-    axes = plot_rank_history(record)
-    (line,) = axes.get_lines()
-    assert line.get_xydata().tolist() == [[0, 3], [2, 6], [10, 3], [20, 3]]
-    assert line.get_drawstyle() == "steps-post"
-    assert axes.get_legend() is None
-
-
-def test_several_rank_histories_are_told_apart_by_their_keys_or_adapters() -> None:
-    records = [rank_record([[2, 4]], [0], 5), rank_record([[8, 8]], [0], 5, "sora")]
-    by_key = plot_rank_history({"from 2": records[0], "from 8": records[1]}, Figure().subplots())
-    by_adapter = plot_rank_history(records, Figure().subplots())
-    assert [text.get_text() for text in by_key.get_legend().get_texts()] == ["from 2", "from 8"]
-    assert [text.get_text() for text in by_adapter.get_legend().get_texts()] == ["geolora 1", "sora 2"]
-    assert len({line.get_linestyle() for line in by_key.get_lines()}) == 2
-
-
-def test_a_record_without_ranks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`record` 'full' has no ranks: give records of an adapter with ranks"):
-        plot_rank_history({"full": xr.Dataset({"loss": ("step", [1.0])})})
-    with pytest.raises(ValueError, match=r"`record` must hold at least one training record, got none"):
-        plot_rank_history([])

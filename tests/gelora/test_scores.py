@@ -204,6 +204,35 @@ def test_the_front_holds_whom_nobody_beats_in_both(rng: np.random.Generator) -> 
     assert front == set(known) - beaten
 
 
+def test_methods_of_like_cost_stand_side_by_side_around_a_mark_at_their_cost() -> None:
+    scores = np.linspace(0.3, 0.6, 15)[None, :, None] + np.array([0.0, 0.1])
+    parameters = [1000.0, 1001.0, 1050.0, *np.geomspace(5e3, 1e6, 12)]
+    axes = plot_comparison(example_comparison(scores, parameters=parameters), plt.figure().subplots())
+    places = [float(container.lines[0].get_xdata()[0]) for container in axes.containers]
+    assert places[3:] == pytest.approx(parameters[3:])
+    ratios = np.diff(np.log(places[:3]))
+    assert ratios[0] == pytest.approx(ratios[1])
+    assert 1.05 < places[1] / places[0] < 1.5
+    assert axes.get_xlabel().replace("\n", " ") == "trained parameters without the head (▲: of those side by side)"
+    assert axes.lines[-1].get_xdata().tolist() == parameters[:3]
+    shapes = {
+        (one.lines[0].get_marker(), str(one.lines[0].get_markerfacecolor()) == "white") for one in axes.containers
+    }
+    assert len(shapes) == 14  # seven markers, filled and hollow: the fifteenth repeats
+    plt.close("all")
+
+
+def test_a_legend_of_many_methods_stands_above_where_the_axes_are_narrow(two_tasks: xr.Dataset) -> None:
+    narrow, wide = (plt.figure(figsize=(width, 3), layout="constrained") for width in (3.25, 7))
+    for figure in (narrow, wide):
+        plot_comparison(two_tasks, figure.subplots())
+        figure.draw_without_rendering()
+    (above,), (beside,) = narrow.axes, wide.axes
+    assert above.get_legend().get_window_extent().y0 >= above.bbox.y1
+    assert beside.get_legend().get_window_extent().x0 >= beside.bbox.x1
+    plt.close("all")
+
+
 def test_the_drawing_has_a_point_and_an_error_bar_for_each_method(two_tasks: xr.Dataset) -> None:
     _, axes = plt.subplots()
     assert plot_comparison(two_tasks, axes) is axes
