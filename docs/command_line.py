@@ -10,8 +10,8 @@ PAGE = Path(__file__).parent / "reference" / "command_line.md"
 HEAD = """\
 # Command line
 
-Written by `python docs/command_line.py` from the commands themselves, by `typer`. Options are named like the arguments of
-the Python functions. Errors end in one line and exit code 1, Ctrl-C in 130; `GELORA_DEBUG=1` shows where an error came
+Written by `python docs/command_line.py` from the commands themselves. Options are named like the arguments of the
+Python functions. Errors end in one line and exit code 1, Ctrl-C in 130; `GELORA_DEBUG=1` shows where an error came
 from. Results are printed, progress and warnings go to standard error.
 
 """

@@ -132,7 +132,9 @@ def test_what_the_estimators_cite_is_in_the_bibliography() -> None:
         citation = getattr(kind, "citation", "")
         text = citation if isinstance(citation, str) else ""
         cited |= dict(re.findall(r"@\w+\{(\w+),\n(.*?)\n\}", text, re.S))
-    cited |= dict(re.findall(r"@\w+\{(\w+),\n(.*?)\n\}", ge.ScikitDimension.citation + ge.LocalDimension().citation, re.S))
+    cited |= dict(
+        re.findall(r"@\w+\{(\w+),\n(.*?)\n\}", ge.ScikitDimension.citation + ge.LocalDimension().citation, re.S)
+    )
     assert {"Facco2017", "Denti2022", "Ruppik2025", "Bac2021"} <= cited.keys()
     for key, entry in cited.items():
         assert fields_of(entry) == bib[key], key
