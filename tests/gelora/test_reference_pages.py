@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -104,6 +105,64 @@ def test_the_options_of_what_batches_hold_are_documented() -> None:
     for make in (minibatch.twonn, minibatch.mle, minibatch.gride):
         for name in set(make.__signature__.parameters) - own:  # type: ignore[attr-defined]
             assert f"`{name}`" in section("minibatch"), name
+
+
+def test_every_option_of_the_estimators_of_scikit_dimension_is_documented() -> None:
+    from gelora_estimators import skdim
+
+    rows = dict(re.findall(r"^\| `skdim:(\w+)` \|[^|]*\|([^|]*)\|", section("skdim"), re.M))
+    assert rows.keys() == set(skdim.ESTIMATORS)
+    common = {"random_state", "verbose", "n_jobs"}
+    for name, options in rows.items():
+        known = skdim._parameters(skdim._load(name)) - common
+        assert set(re.findall(r"`(\w+)`", options)) == known, name
+
+
+# Section → what it quotes of the benchmark manifolds, and of the coverage of intervals.
+QUOTED = {
+    "twonn": [("M9_Affine", "15.1"), ("M10d_Cubic", "40.4")],
+    "mle": [("M5b_Helix2d", "2.5"), ("M13b_Spiral", "1.3"), ("Mp3_Paraboloid", "6.1")],
+    "ph": [("M13b_Spiral", "1.6"), ("M5b_Helix2d", "2.8"), ("Mp3_Paraboloid", "4.5")],
+    "corrint": [("Mbeta", "3.5"), ("Mp3_Paraboloid", "3.2"), ("M13b_Spiral", "4.2")],
+    "spectral": [("M5a_Helix1d", "2.4"), ("M8_Nonlinear", "23.8"), ("Mp3_Paraboloid", "1.0")],
+}
+COVERED = [
+    ("twonn", "product of circles", 10, "twonn", "12.4 ± 0.5", "0.5 %"),
+    ("mle", "ball", 5, "mle", "4.56 ± 0.05", "none of 400"),
+    ("ph", "product of circles", 5, "ph", "5.80 ± 0.08", "no interval"),
+    ("local", "product of circles", 10, "local:twonn", "12.3", ""),
+    ("calibrated", "cube", 10, "twonn, calibrated", "", "74.5 %"),
+    ("calibrated", "cube", 10, "mle, calibrated", "", "1.5 %"),
+    ("calibrated", "cube", 10, "twonn, calibrated with cubes", "", "96.5 %"),
+]
+
+
+def measured(name: str) -> Any:
+    return json.loads((DOCS / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("label", QUOTED)
+def test_numbers_that_a_section_quotes_of_manifolds_are_the_measured_ones(label: str) -> None:
+    manifolds, text = measured("manifolds")["manifolds"], section(label).split("**When it lies.**")[1]
+    for manifold, quoted in QUOTED[label]:
+        assert f"{manifolds[manifold]['estimates'][label]['dimension']:.1f}" == quoted, manifold
+        assert re.search(rf"(?<![\d.]){re.escape(quoted)}(?!\d)", text), quoted
+
+
+@pytest.mark.parametrize(("label", "family", "d", "estimator", "value", "share"), COVERED)
+def test_numbers_that_a_section_quotes_of_intervals_are_the_measured_ones(
+    label: str, family: str, d: int, estimator: str, value: str, share: str
+) -> None:
+    lines = measured("interval_coverage")["lines"]
+    (line,) = (one for one in lines if (one["family"], one["d"], one["estimator"]) == (family, d, estimator))
+    text = " ".join(section(label).split("**When it lies.**")[1].split())
+    assert value in text
+    assert share in text
+    digits = len(value.split(" ")[0].partition(".")[2])
+    told = [f"{line[name]:.{digits}f}" for name in ("mean", "spread")][: len(value.split(" ± "))]
+    assert not value or value == " ± ".join(told)
+    coverage = 0.0 if share.startswith("no") else float(share.split(" ")[0] or "nan") / 100 if share else None
+    assert coverage is None or line["coverage"] == pytest.approx(coverage, abs=5e-4)
 
 
 def test_the_page_on_the_command_line_is_what_the_commands_say(monkeypatch: pytest.MonkeyPatch) -> None:
