@@ -1,6 +1,8 @@
 """What the how-to pages show runs, and prints what they say it prints."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,15 @@ def test_the_blocks_of_a_page_run_in_their_order_and_print_what_it_shows(
             assert printed.strip() == shown.strip()
             n_shown += 1
     assert n_shown
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_the_scripts_for_slurm_are_valid_bash() -> None:
+    scripts = re.findall(r"^```bash\n(.*?)^```", (PAGES / "slurm.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(scripts) == 4
+    for script in scripts:
+        assert script.startswith("#!/bin/bash\n#SBATCH ")
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
 
 
 def test_console_commands_use_options_that_exist() -> None:

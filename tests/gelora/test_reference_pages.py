@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import doctest
 import importlib.util
 import json
 import re
@@ -223,6 +224,7 @@ def test_terms_that_the_glossary_links_are_defined_in_it() -> None:
 def test_the_skeleton_of_an_estimator_keeps_the_contract_and_refuses_wrong_orders() -> None:
     skeleton = load(DOCS / "skeletons" / "neighbor_growth.py")
     ge.check_estimator(skeleton.NeighborGrowth)
+    assert doctest.testmod(skeleton) == (0, 2)
     with pytest.raises(ValueError, match=r"`k1` and `k2` must be integers with 1 <= k1 < k2, got 3 and 3"):
         skeleton.NeighborGrowth(k1=3, k2=3)
     grid = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), axis=-1).reshape(-1, 2)
