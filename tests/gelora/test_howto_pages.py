@@ -27,7 +27,7 @@ def test_every_python_block_compiles(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["transformers", "peft", "trl", "axolotl"])
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")  # as in a reader's own process, a warning is no error
 def test_the_blocks_of_a_page_run_in_their_order_and_print_what_it_shows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], minilm: Path
 ) -> None:
