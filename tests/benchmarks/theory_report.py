@@ -177,7 +177,8 @@ def page(result: dict[str, Any]) -> str:
         f"parameters, from the gradients of {result['n_labelled']} labelled rows through a classification head drawn "
         "at random.",
         "",
-        "How to read it (theorem 3.2 and corollary 3.2.1 of GeLoRA as we read them, see [Theory](../theory.md)):",
+        "How to read it (theorem 3.2 and corollary 3.2.1 of GeLoRA as we read them, see "
+        "[The theorems](../concepts/theorems.md)):",
         "",
         "- **The bound** says that the dimension does not exceed the rank of the Jacobian. It is *vacuous* where that "
         "rank is",

@@ -118,6 +118,6 @@ def test_a_gaussian_cloud_reads_its_dimension_up_to_ten_and_low_beyond(name, bou
 
 @pytest.mark.parametrize(("d", "expected"), [(20, 15.0), (24, 17.5), (70, 41.0)])
 def test_how_low_twonn_reads_a_cube_of_many_dimensions_at_2500_points(d, expected):
-    # The bias that docs/estimators.md and the docstrings warn of, over three clouds.
+    # The bias that docs/reference/estimators.md and the docstrings warn of, over three clouds.
     found = np.mean([read("twonn", subspace(2500, d, d, np.random.default_rng(seed))) for seed in range(3)])
     assert found == pytest.approx(expected, rel=0.05)
