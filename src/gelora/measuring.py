@@ -288,6 +288,13 @@ def report_halves(layers: Sequence[LayerReading], labels: Sequence[str], clouds:
         )
         if not table.size or int(table.all(axis=0).reshape(-1, 2).all(axis=1).sum()) >= 2:
             continue
+        if table.all():  # none is missing, there are too few
+            warnings.warn(
+                f"{label}: {table.shape[1]} halves of the rows are one split, from which ranks get no probabilities: give "
+                "`n_replicates` of at least 4, better 20",
+                stacklevel=4,
+            )
+            continue
         defined = [column for column, layer in enumerate(layers) if not layer.readings[label].reason]
         worst = defined[int(table.sum(axis=1).argmin())]
         warnings.warn(

@@ -146,3 +146,8 @@ def test_undefined_halves_are_said_and_not_taken_for_none(clouds):
     plain = estimate_representations(clouds, estimator="mle", progress=False)
     with pytest.raises(ValueError, match="the error of a rise needs .* estimate the profile with n_replicates=50"):
         rise_intervals(plain)
+
+
+def test_one_split_is_named_as_too_few_not_as_undefined(clouds):
+    with pytest.warns(UserWarning, match=r"2 halves of the rows are one split, .* `n_replicates` of at least 4"):
+        estimate_representations(clouds, estimator="twonn", n_replicates=2, progress=False)
