@@ -1,0 +1,144 @@
+"use strict";
+(function () {
+  const root = document.documentElement;
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const themeButton = document.getElementById("theme");
+  const preferred = window.matchMedia("(prefers-color-scheme: dark)");
+  const BLACK = "#000000"; // of the palette: the ink of the page stands for it
+  const OPTIONS = {
+    responsive: true,
+    displaylogo: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg" },
+  };
+
+  function stored(value) {
+    try {
+      if (value) window.localStorage.setItem("gelora-theme", value);
+      return window.localStorage.getItem("gelora-theme");
+    } catch {
+      return null; // where the browser keeps nothing for files
+    }
+  }
+
+  function isDark() {
+    return root.dataset.theme ? root.dataset.theme === "dark" : preferred.matches;
+  }
+
+  function colour(name) {
+    return getComputedStyle(root).getPropertyValue(name).trim();
+  }
+
+  function inked(value, ink) {
+    if (Array.isArray(value)) return value.map((one) => inked(one, ink));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, inked(one, ink)]));
+    }
+    return value === BLACK ? ink : value;
+  }
+
+  function dressed(layout, height, narrow) {
+    const axis = { gridcolor: colour("--line"), linecolor: colour("--soft"), zerolinecolor: colour("--line"), automargin: true };
+    const found = {
+      margin: { t: 16, r: 12, b: 56, l: 56 },
+      ...layout,
+      height,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: colour("--ink"), size: narrow ? 11 : 13, family: getComputedStyle(document.body).fontFamily },
+      hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: narrow ? 11 : 12 } },
+    };
+    for (const key of Object.keys(found)) {
+      if (/^[xy]axis/.test(key)) found[key] = { ...axis, ...found[key] };
+    }
+    return found;
+  }
+
+  function shown(frame) {
+    const chart = charts[frame.dataset.chart];
+    const picked = chart.choices.map((label) => {
+      const select = [...frame.querySelectorAll("select")].find((one) => one.dataset.choice === label);
+      return select ? select.value : null;
+    });
+    const keys = Object.keys(chart.figures);
+    const wanted = picked.some((one) => one !== null) ? picked.join("|") : keys[0];
+    return chart.figures[wanted] || chart.figures[keys[0]];
+  }
+
+  function draw(frame) {
+    const place = frame.querySelector(".plot");
+    const found = shown(frame);
+    const hidden = new Set(
+      [...frame.querySelectorAll("input[data-group]")].filter((box) => !box.checked).map((box) => box.dataset.group),
+    );
+    const errors = frame.querySelector("input[data-errors]");
+    const data = inked(found.data, colour("--ink")).map((trace) => {
+      const one = { ...trace, visible: !hidden.has(trace.legendgroup) };
+      if (one.error_y) one.error_y = { ...one.error_y, visible: !errors || errors.checked };
+      return one;
+    });
+    const height = parseInt(place.style.minHeight, 10);
+    return Plotly.react(place, data, dressed(found.layout, height, place.clientWidth < 560), OPTIONS);
+  }
+
+  const frames = [...document.querySelectorAll("figure[data-chart]")];
+  function drawAll() {
+    for (const frame of frames) draw(frame);
+  }
+
+  function setTheme(theme) {
+    if (theme) root.dataset.theme = theme;
+    themeButton.textContent = isDark() ? "Light" : "Dark";
+    themeButton.setAttribute("aria-label", isDark() ? "Use light colours" : "Use dark colours");
+    drawAll();
+  }
+
+  async function copy(button) {
+    const text = document.getElementById(button.dataset.copy).textContent;
+    let done = true;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      done = document.execCommand("copy");
+      area.remove();
+      button.focus();
+    }
+    button.textContent = done ? "Copied" : "Select and copy by hand";
+    window.setTimeout(() => (button.textContent = "Copy"), 2500);
+  }
+
+  for (const frame of frames) {
+    const controls = frame.querySelector(".controls");
+    if (!controls) continue;
+    controls.hidden = false;
+    controls.addEventListener("change", () => draw(frame));
+  }
+  for (const button of document.querySelectorAll("button.copy")) {
+    button.hidden = false;
+    button.setAttribute("aria-live", "polite");
+    button.addEventListener("click", () => copy(button));
+  }
+  themeButton.hidden = false;
+  themeButton.addEventListener("click", () => setTheme(stored(isDark() ? "light" : "dark") || (isDark() ? "light" : "dark")));
+  preferred.addEventListener("change", () => setTheme());
+
+  let before = null;
+  window.addEventListener("beforeprint", () => {
+    before = { theme: root.dataset.theme, closed: [...document.querySelectorAll("details:not([open])")] };
+    for (const one of before.closed) one.open = true;
+    setTheme("light");
+  });
+  window.addEventListener("afterprint", () => {
+    for (const one of before.closed) one.open = false;
+    if (before.theme) root.dataset.theme = before.theme;
+    else delete root.dataset.theme;
+    setTheme();
+  });
+
+  setTheme(stored());
+})();

@@ -1,0 +1,99 @@
+"""Names and numbers as they stand in sentences."""
+
+from collections.abc import Sequence
+
+import xarray as xr
+
+from gelora.profile import attribute
+
+
+def layer_names(profile: xr.Dataset) -> list[str]:
+    """Return "layer 3" for each layer, with its stack where the profile has two."""
+    stacks = [str(stack) for stack in profile["stack"].values]
+    several = len(set(stacks)) > 1
+    return [
+        f"layer {int(layer)}" + (f" of the {stack}" if several else "")
+        for stack, layer in zip(stacks, profile["layer"].values, strict=True)
+    ]
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names as in a sentence, "layer 1, layer 2 and 5 more"; "layers 1, 2 and 3" where they are numbered alike.
+
+    Examples
+    --------
+    >>> listed(["layer 1", "layer 2", "layer 4"])
+    'layers 1, 2 and 4'
+    """
+    numbers = [name.removeprefix("layer ").removesuffix(" of the encoder") for name in names]
+    alike = len(names) > 1 and all(number.isdecimal() for number in numbers)
+    shown = (numbers if alike else list(names))[:most]
+    if len(names) > most:
+        text = f"{', '.join(shown)} and {len(names) - most} more"
+    else:
+        text = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return f"layers {text}" if alike else text
+
+
+def sentence(text: str) -> str:
+    """Return ``text`` with a capital and a full stop."""
+    text = text.strip()
+    return text if not text else text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+_POOLINGS = {
+    "mean": "The vectors of its tokens are averaged into one point",
+    "last": "The vector of its last token is its point",
+    "cls": "The vector of its first token is its point",
+    "max": "The largest value of each coordinate over its tokens makes one point",
+    "tokens": "Each of its tokens is a point",
+}
+
+
+def what_was_measured(profile: xr.Dataset) -> list[str]:
+    """Return in a few sentences, for someone who was not there, what a profile was made from."""
+    about = profile.attrs
+    blocks = attribute(profile, "architecture")
+    width = int(blocks.get("width") or 0)
+    counts = {str(stack): int(n) for stack, n in (blocks.get("blocks") or {}).items()}
+    model = short_path(about.get("model", "")) or "the model"
+    built = " and ".join(f"{n} {stack} blocks" for stack, n in counts.items())
+    built = f" ({built}{f' of width {width:,}' if width else ''})" if built else ""
+    said = []
+    if about.get("n_texts"):
+        drawn, available = int(about["n_texts"]), int(about.get("n_available", 0) or 0)
+        source = short_path(about.get("data", "")) or "the data"
+        of_all = "All" if drawn == available else f"{drawn:,} of the"
+        total = f"{available or drawn:,}"
+        said.append(f"{of_all} {total} examples in {source} were run through {model}{built}.")
+    else:
+        said.append(f"Point clouds of {profile.sizes['layer']} layers were read from {model}{built}.")
+    if about.get("pooling") in _POOLINGS:
+        said.append(f"{_POOLINGS[about['pooling']]} in every layer ({about['pooling']} pooling).")
+    points = profile["n_points"].values
+    points = points[points > 0]
+    if points.size:
+        low, high = int(points.min()), int(points.max())
+        many = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        wide = f" in {width:,} coordinates" if width else ""
+        said.append(
+            f"So each layer is a cloud of {many} distinct points{wide}: layer 0 is what enters the first block, "
+            "layer i what block i gives out."
+        )
+    n_estimators = profile.sizes["estimator"]
+    asked = "one estimator was" if n_estimators == 1 else f"{n_estimators} estimators were"
+    halves = int(about.get("n_replicates", 0) or 0)
+    errors = f", and again of {halves} random halves of the examples, whose spread tells the noise" if halves else ""
+    said.append(f"Of each cloud {asked} asked for the dimension{errors}.")
+    return said
+
+
+def short_path(path: object) -> str:
+    """Return the last two parts of a path: an organisation and a model, or a folder and a file.
+
+    Examples
+    --------
+    >>> short_path("/home/me/models/org/model"), short_path("bert-base-uncased")
+    ('org/model', 'bert-base-uncased')
+    """
+    return "/".join(str(path).replace("\\", "/").strip("/").split("/")[-2:])
