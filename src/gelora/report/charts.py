@@ -15,6 +15,9 @@ from gelora.profile import COVARIATES
 # The same shapes as gelora.palette.MARKERS, by plotly's names.
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = {"encoder": "solid", "decoder": "dash"}
+# From the first layer to the last: the palette's orange and blue, which colour-blind readers tell apart.
+_FIRST, _LAST = (230, 159, 0), (0, 114, 178)
+_MOST_NAMED = 9  # layers in a legend
 _DEPTH = "relative depth (0: input of the first block, 1: output of the last)"
 COVARIATE_NAMES = {
     "mean_norm": "mean norm",
@@ -155,6 +158,8 @@ def scales_chart(profile: xr.Dataset, label: str) -> dict[str, Any] | None:
         return None
     scales, n_layers = profile["scale"].values[kept], profile.sizes["layer"]
     several = len(set(profile["stack"].values)) > 1
+    colors = [_between(_FIRST, _LAST, place / max(n_layers - 1, 1)) for place in range(n_layers)]
+    named = set(np.linspace(0, n_layers - 1, min(n_layers, _MOST_NAMED)).round().astype(int).tolist())
     traces = []
     for place in range(n_layers):
         stack, layer = str(profile["stack"].values[place]), int(profile["layer"].values[place])
@@ -166,15 +171,16 @@ def scales_chart(profile: xr.Dataset, label: str) -> dict[str, Any] | None:
                 "x": _numbers(scales),
                 "y": _numbers(table.values[place][kept]),
                 "hovertemplate": "%{y:.1f}",
-                "line": {"color": COLORS[place % len(COLORS)], "dash": _DASHES.get(stack, "solid")},
-                "marker": {"color": COLORS[place % len(COLORS)], "symbol": SYMBOLS[place % len(SYMBOLS)]},
+                "showlegend": place in named,
+                "line": {"color": colors[place], "dash": _DASHES.get(stack, "solid")},
+                "marker": {"color": colors[place], "symbol": SYMBOLS[place % len(SYMBOLS)]},
             }
         )
     ratio = float(scales.max() / scales.min()) if scales.min() > 0 else 1.0
     axis = {"type": "log", "dtick": math.log10(2)} if ratio > 4 else {"type": "linear"}
     layout = {
-        "xaxis": {"title": {"text": "scale: number of the neighbour, or what the estimator calls its scale"}, **axis},
-        "yaxis": {"title": {"text": "intrinsic dimension"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "scale (of neighbours: the order k)"}, **axis},
+        "yaxis": {"title": {"text": "intrinsic dimension"}},
         "hovermode": "x unified",
     }
     return figure(traces, layout)
@@ -236,7 +242,8 @@ def probabilities_chart(plan: RankPlan) -> dict[str, Any] | None:
         "barmode": "stack",
         "xaxis": {"title": {"text": "block"}, "type": "category"},
         "yaxis": {"title": {"text": "probability"}, "range": [0, 1]},
-        "uniformtext": {"minsize": 9, "mode": "hide"},
+        "uniformtext": {"minsize": 10, "mode": "hide"},
+        "legend": {"traceorder": "normal"},
         "hovermode": "x unified",
     }
     return figure(traces, layout)
@@ -260,9 +267,11 @@ def _whole(plans: Mapping[str, RankPlan]) -> dict[str, Any]:
 
 def _shade(place: int, count: int) -> str:
     """Return a blue between light and dark: ranks have an order."""
-    share = place / max(count - 1, 1)
-    light, dark = (198, 224, 245), (0, 74, 120)
-    mixed = [round(a + (b - a) * share) for a, b in zip(light, dark, strict=True)]
+    return _between((198, 224, 245), (0, 74, 120), place / max(count - 1, 1))
+
+
+def _between(first: tuple[int, int, int], last: tuple[int, int, int], share: float) -> str:
+    mixed = [round(a + (b - a) * share) for a, b in zip(first, last, strict=True)]
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 

@@ -13,6 +13,7 @@ from gelora.report.pieces import Cell, Chart, Table, number
 from gelora.scores import AVERAGE, better_when_greater, compare_scores, summarise_scores, total_seconds
 
 SIGNIFICANT = 0.05
+_NO_COST = "nothing: a row for each method"
 
 
 def comparison_chart(comparison: xr.Dataset) -> Chart:
@@ -23,15 +24,16 @@ def comparison_chart(comparison: xr.Dataset) -> Chart:
     figures = {}
     for task in tasks:
         place = [str(one) for one in summary["task"].values].index(task)
+        figures[f"{task}|{_NO_COST}"] = _by_method(summary.sel(task=task), bool(greater[place]))
         for cost in COSTS:
             costs = paid[cost] if task == AVERAGE else paid[cost].sel(task=[task])
             mean = costs.mean(("task", "seed")).values
             figures[f"{task}|{cost}"] = _pareto(summary.sel(task=task), mean, cost, bool(greater[place]))
     return Chart(
         name="pareto",
-        title="Score against cost of each method; the dotted line joins those that no other beats in both",
+        title="Score of each method against its cost; the dotted line joins those that no other beats in both",
         figures=figures,
-        choices={"Task": tasks, "Cost": list(COSTS)},
+        choices={"Task": tasks, "Against": [*COSTS, _NO_COST]},
         errors=True,
         height=460,
         table=comparison_table(comparison),
@@ -81,11 +83,47 @@ def _pareto(summary: xr.Dataset, costs: Any, cost: str, greater: bool) -> dict[s
             }
         )
     layout = {
-        "xaxis": {"title": {"text": COSTS[cost]}, "type": "log" if cost == "parameters" else "linear"},
+        "xaxis": {"title": {"text": COSTS[cost]}, **(_decades(costs) if cost == "parameters" else {})},
         "yaxis": {"title": {"text": "score" if greater else "score, less is better"}},
         "hovermode": "closest",
     }
     return figure(traces, layout)
+
+
+def _decades(costs: Any) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks at 1, 3, 10, 30 …"""
+    known = costs[np.isfinite(costs) & (costs > 0)]
+    if not known.size:
+        return {"type": "log"}
+    first, last = math.floor(math.log10(known.min())), math.ceil(math.log10(known.max()))
+    ticks = [step * 10**power for power in range(first, last + 1) for step in (1, 3)]
+    low, high = math.log10(known.min()), math.log10(known.max())
+    margin = max(0.06 * (high - low), 0.1)
+    return {"type": "log", "tickvals": ticks, "tickformat": "~s", "range": [low - margin, high + margin]}
+
+
+def _by_method(summary: xr.Dataset, greater: bool) -> dict[str, Any]:
+    """Return the scores alone, a row for each method, the best on top."""
+    scores, errors = summary["mean"].values, np.nan_to_num(summary["standard_error"].values)
+    methods = [escaped(str(one)) for one in summary["method"].values]
+    known = [int(place) for place in np.argsort(scores if greater else -scores) if math.isfinite(scores[place])]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "score",
+        "x": [float(scores[place]) for place in known],
+        "y": [methods[place] for place in known],
+        "error_x": {"type": "data", "array": [float(errors[place]) for place in known], "thickness": 1.2, "width": 4},
+        "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
+        "marker": {"color": COLORS[0], "size": 10},
+    }
+    layout = {
+        "xaxis": {"title": {"text": "score" if greater else "score, less is better"}},
+        "yaxis": {"type": "category"},
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    return figure([trace], layout)
 
 
 def comparison_table(comparison: xr.Dataset) -> Table:

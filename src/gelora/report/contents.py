@@ -107,13 +107,12 @@ def contents_of(
         plan_part(name, plan, place, plan_findings(plan, profile))
         for place, (name, plan) in enumerate(plans.items(), start=1)
     ]
-    findings = [] if profile is None else profile_findings(profile)
-    for part in parts:
-        findings += [_named(finding, part.name if len(parts) > 1 else "") for finding in part.findings]
+    findings = [_named(one, part.name if len(parts) > 1 else "") for part in parts for one in part.findings]
+    findings += [] if profile is None else profile_findings(profile)
     findings += [] if comparison is None else comparison_findings(comparison)
     return Contents(
         title=_title(profile, plans, comparison),
-        facts=[*_profile_facts(profile), *_plan_facts(plans), *_comparison_facts(comparison)],
+        facts=[*_profile_facts(profile, plans), *_plan_facts(plans), *_comparison_facts(comparison)],
         findings=by_severity(findings),
         profile=None if profile is None else _profile_part(profile),
         plans=parts,
@@ -155,14 +154,16 @@ def _profile_part(profile: xr.Dataset) -> ProfilePart:
     )
 
 
-def _profile_facts(profile: xr.Dataset | None) -> Iterator[tuple[str, str]]:
+def _profile_facts(profile: xr.Dataset | None, plans: Mapping[str, RankPlan]) -> Iterator[tuple[str, str]]:
     if profile is None:
         return
-    for label in [str(one) for one in profile["estimator"].values][:2]:
-        values = profile["dimension"].sel(estimator=label).values
-        known = values[np.isfinite(values)]
-        if known.size:
-            yield f"{known.min():.1f} – {known.max():.1f}", f"dimension over the layers, by {label}"
+    labels = [str(one) for one in profile["estimator"].values]
+    decided = [str((plan.provenance.get("profile") or {}).get("estimator", "")) for plan in plans.values()]
+    label = next((one for one in decided if one in labels), labels[0])
+    known = profile["dimension"].sel(estimator=label).values
+    known = known[np.isfinite(known)]
+    if known.size:
+        yield f"{known.min():.1f} – {known.max():.1f}", f"dimension over the layers, by {label}"
     yield f"{int(profile['n_points'].max()):,}", f"points in each of {profile.sizes['layer']} layers"
 
 
@@ -196,7 +197,12 @@ def _plans_origin(plans: Mapping[str, RankPlan]) -> list[Table]:
         rows += [row("fingerprint of the weights", plan.weights_fingerprint)] if plan.weights_fingerprint else []
         rows += [row("made", str(about["created"]))] if about.get("created") else []
         tables.append(
-            Table(caption=f"Origin of the plan {name}", head=["what", "value"], rows=rows, left=frozenset({0, 1}))
+            Table(
+                caption=f"Origin of the plan {name}" if len(plans) > 1 else "Origin of the plan",
+                head=["what", "value"],
+                rows=rows,
+                left=frozenset({0, 1}),
+            )
         )
     return tables
 

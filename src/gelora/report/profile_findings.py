@@ -9,7 +9,7 @@ import xarray as xr
 from gelora.netcdf import json_attribute
 from gelora.profile import attribute, check_profile
 from gelora.report.finding import Finding, by_severity
-from gelora.report.wording import layer_names, listed, sentence
+from gelora.report.wording import layer_names, listed, percent, sentence
 
 FEW_POINTS = 1000
 MANY = 0.2  # share of copies, or of truncated texts, from which they matter for what was measured
@@ -77,6 +77,7 @@ def _nonfinite(profile: xr.Dataset) -> Iterator[Finding]:
 
 def _ceiling(profile: xr.Dataset) -> Iterator[Finding]:
     made = dict(_mappings(profile, "estimators"))
+    found, limits, counts = [], [], []
     for label in _labels(profile):
         about = made.get(label, {})
         if any(word in f"{about.get('class', '')} {label}" for word in _NOT_LOCAL):
@@ -85,16 +86,26 @@ def _ceiling(profile: xr.Dataset) -> Iterator[Finding]:
         n, limit = _distinguishable(row["n_points"].values, about)
         above = row["dimension"].values > limit
         if above.any():
-            names = [name for name, is_above in zip(layer_names(profile), above, strict=True) if is_above]
-            yield Finding(
-                "ceiling",
-                "caution",
-                f"{label}: among {int(n[above].max()):,} points dimensions above about {limit[above].max():.0f} "
-                f"(log₂ n) are hard to tell, and {listed(names)} lie above: there the nearest neighbour is more than "
-                "half as far away as the cloud is wide, and estimates read low.",
-                "Compare layers rather than read absolute numbers; give more data, or wrap the estimator in "
-                "gelora_estimators.calibrated, which corrects the bias by simulation.",
-            )
+            found.append(f"{label} ({_places(profile, above)})")
+            limits.append(float(limit[above].max()))
+            counts.append(int(n[above].max()))
+    if found:
+        yield Finding(
+            "ceiling",
+            "caution",
+            f"Dimensions above about {max(limits):.0f} (log₂ n) are hard to tell among {max(counts):,} points: the "
+            f"nearest neighbour is then more than half as far away as the cloud is wide, and estimates read low. Above "
+            f"lie {listed(found)}.",
+            "Compare layers rather than read absolute numbers; give more data, or wrap the estimator in "
+            "gelora_estimators.calibrated, which corrects the bias by simulation.",
+        )
+
+
+def _places(profile: xr.Dataset, chosen: Any) -> str:
+    """Return the layers of a mask in words."""
+    if chosen.all():
+        return "all layers"
+    return listed([name for name, is_chosen in zip(layer_names(profile), chosen, strict=True) if is_chosen])
 
 
 def _distinguishable(n_points: Any, about: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -176,29 +187,29 @@ def _warned(profile: xr.Dataset) -> Iterator[Finding]:
 def _copies(profile: xr.Dataset) -> Iterator[Finding]:
     copies, drawn = int(profile.attrs.get("text_copies_removed", 0)), int(profile.attrs.get("n_texts", 0))
     if copies and drawn:
-        share = copies / drawn
+        many = copies / drawn >= MANY
         yield Finding(
             "text-copies",
-            "caution" if share >= MANY else "note",
-            f"{copies:,} of {drawn:,} examples ({share:.1%}) have the same tokens as another one; each was run once.",
-            "Nothing, unless so many copies are a sign of the wrong data or column."
-            if share < MANY
-            else "Check the data: the profile is that of fewer distinct examples than were drawn.",
+            "caution" if many else "note",
+            f"Left out, as their tokens are those of another example: {copies:,} of {drawn:,} "
+            f"({percent(copies / drawn)}).",
+            "Check the data and the column: the profile is that of fewer examples than were drawn."
+            if many
+            else "Nothing at so small a share.",
         )
 
 
 def _points(profile: xr.Dataset) -> Iterator[Finding]:
     if "n_copies" not in profile.variables:
         return
-    counts = profile["n_copies"].max("estimator").values
+    counts = np.nan_to_num(profile["n_copies"].transpose("estimator", "layer").values).max(axis=0)
     if (counts > 0).any():
-        names = [name for name, count in zip(layer_names(profile), counts, strict=True) if count > 0]
         yield Finding(
             "point-copies",
             "note",
-            f"Up to {int(np.nanmax(counts)):,} points with the coordinates of another were left out, in "
-            f"{listed(names)}: a distance of zero breaks every estimator.",
-            "Nothing; where most points are copies the pooling does not tell the texts apart.",
+            f"Up to {int(counts.max()):,} points with the coordinates of another were left out "
+            f"({_places(profile, counts > 0)}): a distance of zero breaks every estimator.",
+            "Nothing, where they are few; where most points are copies the pooling does not tell the examples apart.",
         )
 
 
@@ -208,8 +219,8 @@ def _truncated(profile: xr.Dataset) -> Iterator[Finding]:
         yield Finding(
             "truncated",
             "caution" if cut / drawn >= MANY else "note",
-            f"{cut:,} of {drawn:,} texts ({cut / drawn:.1%}) were cut at {int(profile.attrs.get('max_length', 0)):,} "
-            "tokens: what stands behind was not measured.",
+            f"{cut:,} of {drawn:,} texts ({percent(cut / drawn)}) were cut at "
+            f"{int(profile.attrs.get('max_length', 0)):,} tokens: what stands behind was not measured.",
             "Give a larger max_length where the model takes more tokens, or shorter texts.",
         )
 

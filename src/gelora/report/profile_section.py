@@ -123,8 +123,16 @@ def provenance_table(profile: xr.Dataset) -> Table:
     for name, words in _PROVENANCE:
         value = profile.attrs.get(name, "")
         if value not in ("", "[]", "{}"):
-            rows.append(row(words, str(value)))
+            rows.append(row(words, _said(name, value)))
     return Table(caption="Origin of the profile", head=["what", "value"], rows=rows, left=frozenset({0, 1}))
+
+
+def _said(name: str, value: object) -> str:
+    """Return an attribute as it is read: numbers of things with commas, lists without brackets."""
+    if isinstance(value, int | np.integer) and "seed" not in name:
+        return f"{int(value):,}"
+    text = str(value)
+    return ", ".join(part.strip('" ') for part in text[1:-1].split(",")) if text.startswith('["') else text
 
 
 def estimators_table(profile: xr.Dataset) -> Table:

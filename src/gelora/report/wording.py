@@ -35,6 +35,17 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     return f"layers {text}" if alike else text
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, with two digits that count.
+
+    Examples
+    --------
+    >>> percent(0.0005), percent(0.25), percent(1.0)
+    ('0.05 %', '25 %', '100 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def sentence(text: str) -> str:
     """Return ``text`` with a capital and a full stop."""
     text = text.strip()
@@ -42,11 +53,11 @@ def sentence(text: str) -> str:
 
 
 _POOLINGS = {
-    "mean": "The vectors of its tokens are averaged into one point",
-    "last": "The vector of its last token is its point",
-    "cls": "The vector of its first token is its point",
-    "max": "The largest value of each coordinate over its tokens makes one point",
-    "tokens": "Each of its tokens is a point",
+    "mean": "The vectors of an example's tokens are averaged into one point",
+    "last": "The vector of an example's last token is its point",
+    "cls": "The vector of an example's first token is its point",
+    "max": "The largest value of each coordinate over an example's tokens makes one point",
+    "tokens": "Each token of an example is a point",
 }
 
 
@@ -81,10 +92,10 @@ def what_was_measured(profile: xr.Dataset) -> list[str]:
             "layer i what block i gives out."
         )
     n_estimators = profile.sizes["estimator"]
-    asked = "one estimator was" if n_estimators == 1 else f"{n_estimators} estimators were"
+    gave = "One estimator" if n_estimators == 1 else f"{n_estimators} estimators"
     halves = int(about.get("n_replicates", 0) or 0)
-    errors = f", and again of {halves} random halves of the examples, whose spread tells the noise" if halves else ""
-    said.append(f"Of each cloud {asked} asked for the dimension{errors}.")
+    noise = f", and of {halves} random halves of the examples, whose spread tells the noise" if halves else ""
+    said.append(f"{gave} gave the dimension of each cloud{noise}.")
     return said
 
 

@@ -75,7 +75,9 @@
     const errors = frame.querySelector("input[data-errors]");
     const data = inked(found.data, colour("--ink")).map((trace) => {
       const one = { ...trace, visible: !hidden.has(trace.legendgroup) };
-      if (one.error_y) one.error_y = { ...one.error_y, visible: !errors || errors.checked };
+      for (const bars of ["error_x", "error_y"]) {
+        if (one[bars]) one[bars] = { ...one[bars], visible: !errors || errors.checked };
+      }
       return one;
     });
     const height = parseInt(place.style.minHeight, 10);
