@@ -13,7 +13,7 @@ from gelora.report.pieces import Cell, Chart, Table, number
 from gelora.scores import AVERAGE, better_when_greater, compare_scores, summarise_scores, total_seconds
 
 SIGNIFICANT = 0.05
-_NO_COST = "nothing: a row for each method"
+_NO_COST = "nothing"
 
 
 def comparison_chart(comparison: xr.Dataset) -> Chart:

@@ -17,7 +17,7 @@ from gelora.report.pieces import Chart, Table, row
 from gelora.report.plan_section import PlanPart, plan_part, plans_chart
 from gelora.report.profile_findings import profile_findings
 from gelora.report.record_section import records_chart
-from gelora.report.wording import short_path, what_was_measured
+from gelora.report.wording import percent, short_path, what_was_measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ def _plan_facts(plans: Mapping[str, RankPlan]) -> Iterator[tuple[str, str]]:
         named = f" of {name}" if len(plans) > 1 else ""
         yield text, f"LoRA ranks{named}, {plan.n_parameters:,} trained parameters"
         if plan.uncertainty is not None:
-            yield f"{plan.uncertainty.stability:.0%}", f"probability that another draw gives the same plan{named}"
+            yield percent(plan.uncertainty.stability), f"probability that another draw gives the same plan{named}"
 
 
 def _comparison_facts(comparison: xr.Dataset | None) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import xarray as xr
 
 from gelora.plan import RankPlan
 from gelora.report.finding import Finding, by_severity
+from gelora.report.wording import rounded
 from gelora.scores import AVERAGE, check_comparison, compare_scores
 
 LEAST_SEEDS = 5
@@ -46,8 +47,8 @@ def _unstable(plan: RankPlan) -> Iterator[Finding]:
         "No number of examples would settle it, as a rise lies at a step of the rounding: choose rounding='round', or "
         "one plan by hand and keep it."
         if math.isinf(found.n_settling)
-        else f"About {found.n_settling:,.0f} examples would settle it; or take an estimator with less noise, such as "
-        "mle with more neighbours, or rounding='round'."
+        else f"About {rounded(found.n_settling)} examples would settle it; or take an estimator with less noise, such "
+        "as mle with more neighbours, or rounding='round'."
     )
     yield Finding(
         "unstable-ranks",

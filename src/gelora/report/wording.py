@@ -46,6 +46,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
+def rounded(value: float) -> str:
+    """Return a large number with two digits that count.
+
+    Examples
+    --------
+    >>> rounded(31910.8), rounded(84.0)
+    ('32,000', '84')
+    """
+    return f"{float(f'{value:.2g}'):,.0f}"
+
+
 def sentence(text: str) -> str:
     """Return ``text`` with a capital and a full stop."""
     text = text.strip()

@@ -37,20 +37,39 @@
     return value === BLACK ? ink : value;
   }
 
-  function dressed(layout, height, narrow) {
+  // Many entries stand below the chart, in columns; few above it.
+  function legendOf(layout, names, narrow) {
+    const font = { size: narrow ? 11 : 12 };
+    if (names.length <= (narrow ? 4 : 8)) {
+      return { rows: 0, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font, ...layout.legend } };
+    }
+    const columns = narrow ? 2 : 5;
+    const rows = Math.ceil(names.length / columns);
+    const below = { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", maxheight: 1 };
+    const widths = { entrywidth: 1 / columns - 0.01, entrywidthmode: "fraction" };
+    return { rows, legend: { ...below, ...widths, font, ...layout.legend } };
+  }
+
+  function dressed(layout, data, height, narrow) {
+    const names = layout.showlegend === false ? [] : data.filter((one) => one.showlegend !== false && one.name);
+    const { rows, legend } = legendOf(layout, names, narrow);
     const axis = { gridcolor: colour("--line"), linecolor: colour("--soft"), zerolinecolor: colour("--line"), automargin: true };
     const found = {
-      margin: { t: 16, r: 12, b: 56, l: 56 },
+      margin: { t: 16, r: 12, b: 56 + 21 * rows + (rows ? 12 : 0), l: 56 },
       ...layout,
-      height,
+      height: height + 21 * rows,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--ink"), size: narrow ? 11 : 13, family: getComputedStyle(document.body).fontFamily },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--ink") },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: narrow ? 11 : 12 } },
+      legend,
     };
     for (const key of Object.keys(found)) {
-      if (/^[xy]axis/.test(key)) found[key] = { ...axis, ...found[key] };
+      if (!/^[xy]axis/.test(key)) continue;
+      const title = found[key].title || {};
+      const text = narrow && title.text ? title.text.replace(" (", "<br>(") : title.text;
+      found[key] = { ...axis, ...found[key], title: { ...title, text } };
     }
     return found;
   }
@@ -80,8 +99,9 @@
       }
       return one;
     });
-    const height = parseInt(place.style.minHeight, 10);
-    return Plotly.react(place, data, dressed(found.layout, height, place.clientWidth < 560), OPTIONS);
+    const layout = dressed(found.layout, data, parseInt(place.style.minHeight, 10), place.clientWidth < 560);
+    place.style.height = `${layout.height}px`;
+    return Plotly.react(place, data, layout, OPTIONS);
   }
 
   const frames = [...document.querySelectorAll("figure[data-chart]")];
