@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from gelora.masking import masked
 from gelora.profile import attribute
 
 
@@ -83,11 +84,11 @@ def what_was_measured(profile: xr.Dataset) -> list[str]:
     built = f" ({built}{f' of width {width:,}' if width else ''})" if built else ""
     said = []
     if about.get("n_texts"):
-        drawn, available = int(about["n_texts"]), int(about.get("n_available", 0) or 0)
+        drawn = int(about["n_texts"])
+        available = int(about.get("n_available", 0) or 0) or drawn
         source = short_path(about.get("data", "")) or "the data"
         of_all = "All" if drawn == available else f"{drawn:,} of the"
-        total = f"{available or drawn:,}"
-        said.append(f"{of_all} {total} examples in {source} were run through {model}{built}.")
+        said.append(f"{of_all} {available:,} examples in {source} were run through {model}{built}.")
     else:
         said.append(f"Point clouds of {profile.sizes['layer']} layers were read from {model}{built}.")
     if about.get("pooling") in _POOLINGS:
@@ -118,4 +119,4 @@ def short_path(path: object) -> str:
     >>> short_path("/home/me/models/org/model"), short_path("bert-base-uncased")
     ('org/model', 'bert-base-uncased')
     """
-    return "/".join(str(path).replace("\\", "/").strip("/").split("/")[-2:])
+    return "/".join(masked(str(path)).replace("\\", "/").strip("/").split("/")[-2:])

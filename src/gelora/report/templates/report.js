@@ -4,11 +4,13 @@
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const themeButton = document.getElementById("theme");
   const preferred = window.matchMedia("(prefers-color-scheme: dark)");
+  const NARROW = 560; // pixels: below, letters are smaller and titles broken
   const BLACK = "#000000"; // of the palette: the ink of the page stands for it
   const OPTIONS = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    // Named one by one: plotly's own choice has a button that sends the chart to a server.
+    modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" },
   };
 
@@ -38,21 +40,23 @@
   }
 
   // Many entries stand below the chart, in columns; few above it.
-  function legendOf(layout, names, narrow) {
+  function legendOf(layout, names, width) {
+    const narrow = width < NARROW;
     const font = { size: narrow ? 11 : 12 };
     if (names.length <= (narrow ? 4 : 8)) {
       return { rows: 0, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font, ...layout.legend } };
     }
-    const columns = narrow ? 2 : 5;
+    const columns = Math.max(2, Math.floor(width / 190));
     const rows = Math.ceil(names.length / columns);
     const below = { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", maxheight: 1 };
     const widths = { entrywidth: 1 / columns - 0.01, entrywidthmode: "fraction" };
     return { rows, legend: { ...below, ...widths, font, ...layout.legend } };
   }
 
-  function dressed(layout, data, height, narrow) {
+  function dressed(layout, data, height, width) {
+    const narrow = width < NARROW;
     const names = layout.showlegend === false ? [] : data.filter((one) => one.showlegend !== false && one.name);
-    const { rows, legend } = legendOf(layout, names, narrow);
+    const { rows, legend } = legendOf(layout, names, width);
     const axis = { gridcolor: colour("--line"), linecolor: colour("--soft"), zerolinecolor: colour("--line"), automargin: true };
     const found = {
       margin: { t: 16, r: 12, b: 56 + 21 * rows + (rows ? 12 : 0), l: 56 },
@@ -99,7 +103,7 @@
       }
       return one;
     });
-    const layout = dressed(found.layout, data, parseInt(place.style.minHeight, 10), place.clientWidth < 560);
+    const layout = dressed(found.layout, data, parseInt(place.style.minHeight, 10), place.clientWidth);
     place.style.height = `${layout.height}px`;
     return Plotly.react(place, data, layout, OPTIONS);
   }
@@ -145,6 +149,7 @@
     button.setAttribute("aria-live", "polite");
     button.addEventListener("click", () => copy(button));
   }
+  document.getElementById("notice").remove();
   themeButton.hidden = false;
   themeButton.addEventListener("click", () => setTheme(stored(isDark() ? "light" : "dark") || (isDark() ? "light" : "dark")));
   preferred.addEventListener("change", () => setTheme());
