@@ -91,10 +91,10 @@ def test_the_task_and_what_scores_are_set_against_can_be_chosen(wide: Visit) -> 
     figure = wide.page.locator("figure[data-chart=pareto]")
     titles = figure.locator(".xtitle")
     assert titles.text_content() == "trained parameters without the head"
-    figure.get_by_label("Against").select_option("seconds")
+    figure.get_by_role("combobox", name="Against").select_option("seconds")
     assert titles.text_content() == "seconds of estimation and training"
-    figure.get_by_label("Task").select_option("task1")
-    figure.get_by_label("Against").select_option("nothing")
+    figure.get_by_role("combobox", name="Task").select_option("task1")
+    figure.get_by_role("combobox", name="Against").select_option("nothing")
     assert figure.locator(".ytick").count() == 12
 
 

@@ -18,6 +18,7 @@ _DASHES = {"encoder": "solid", "decoder": "dash"}
 # From the first layer to the last: the palette's orange and blue, which colour-blind readers tell apart.
 _FIRST, _LAST = (230, 159, 0), (0, 114, 178)
 _MOST_NAMED = 9  # layers in a legend
+_MOST_MARKED = 13  # layers whose points are marked
 _DEPTH = "relative depth (0: input of the first block, 1: output of the last)"
 COVARIATE_NAMES = {
     "mean_norm": "mean norm",
@@ -101,6 +102,7 @@ def _profile_traces(
                 "mode": "markers",
                 "name": escaped(f"{name}: undefined"),
                 "legendgroup": label,
+                "showlegend": False,
                 "x": _numbers(line["depth"].values[missing]),
                 "y": [foot] * int(missing.sum()),
                 "hovertemplate": "undefined",
@@ -141,7 +143,7 @@ def covariate_charts(profile: xr.Dataset) -> dict[str, dict[str, Any]]:
             "title": {"text": COVARIATE_NAMES[name], "x": 0, "xref": "paper", "font": {"size": 14}},
             "xaxis": {"title": {"text": "relative depth"}},
             "yaxis": {"rangemode": "tozero"},
-            "showlegend": len(traces) > 1,
+            "showlegend": False,
             "margin": {"t": 36, "l": 46, "r": 8, "b": 44},
         }
         charts[name] = figure(traces, layout)
@@ -166,7 +168,7 @@ def scales_chart(profile: xr.Dataset, label: str) -> dict[str, Any] | None:
         traces.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers",
+                "mode": "lines+markers" if n_layers <= _MOST_MARKED else "lines",
                 "name": f"{stack} {layer}" if several else f"layer {layer}",
                 "x": _numbers(scales),
                 "y": _numbers(table.values[place][kept]),
@@ -250,9 +252,9 @@ def probabilities_chart(plan: RankPlan) -> dict[str, Any] | None:
 
 
 def block_names(blocks: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the number of each block, with its stack where there are two."""
+    """Return the number of each block, with three letters of its stack where there are two."""
     several = len({stack for stack, _ in blocks}) > 1
-    return [f"{stack} {block}" if several else str(block) for stack, block in blocks]
+    return [f"{stack[:3]} {block}" if several else str(block) for stack, block in blocks]
 
 
 def escaped(text: str) -> str:

@@ -38,6 +38,8 @@ class ProfilePart:
         All of them.
     origin : list of Table
         Provenance.
+    n_stacks : int
+        Stacks of the model that were read.
     """
 
     measured: list[str]
@@ -46,6 +48,7 @@ class ProfilePart:
     covariates: list[Chart]
     covariates_table: Table
     origin: list[Table]
+    n_stacks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +154,7 @@ def _profile_part(profile: xr.Dataset) -> ProfilePart:
             profile_section.estimators_table(profile),
             profile_section.versions_table(profile),
         ],
+        n_stacks=len(set(profile["stack"].values)),
     )
 
 

@@ -67,13 +67,14 @@ def plan_part(name: str, plan: RankPlan, number_of_plan: int, findings: list[Fin
 def plans_chart(plans: Mapping[str, RankPlan]) -> Chart:
     """Return the ranks of several plans by block, side by side."""
     blocks = list(dict.fromkeys(key for plan in plans.values() for key in plan.block_ranks))
+    rows = [
+        row(name, *(str(plan.block_ranks.get(block, "–")) for plan in plans.values()))
+        for name, block in zip(block_names(blocks), blocks, strict=True)
+    ]
     table = Table(
-        caption="Rank of each block (the largest of its matrices), and trainable parameters of the adapter",
-        head=["plan", *(f"block {name}" for name in block_names(blocks)), "parameters"],
-        rows=[
-            row(name, *(str(plan.block_ranks.get(block, "–")) for block in blocks), f"{plan.n_parameters:,}")
-            for name, plan in plans.items()
-        ],
+        caption="Rank of each block (the largest of its matrices), and trained parameters of the adapter",
+        head=["block", *plans],
+        rows=[*rows, row("parameters", *(f"{plan.n_parameters:,}" for plan in plans.values()))],
     )
     return Chart(
         name="plans", title="Rank of each block, by plan", figures={"": ranks_chart(plans)}, height=320, table=table

@@ -1,6 +1,6 @@
 """What a reader of a profile must know before trusting it, each with what to do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import xarray as xr
 from gelora.netcdf import json_attribute
 from gelora.profile import attribute, check_profile
 from gelora.report.finding import Finding, by_severity
-from gelora.report.wording import layer_names, listed, percent, sentence
+from gelora.report.wording import layer_names, listed, listed_layers, percent, sentence
 
 FEW_POINTS = 1000
 MANY = 0.2  # share of copies, or of truncated texts, from which they matter for what was measured
@@ -37,8 +37,10 @@ def profile_findings(profile: xr.Dataset) -> list[Finding]:
         If it is no profile, or damaged.
     """
     check_profile(profile)
-    rules = (_undefined, _nonfinite, _ceiling, _few_points, _recall, _bends, _warned, _copies, _points, _truncated)
-    rules += (_disagreement, _no_replicates)
+    rules: list[Callable[[xr.Dataset], Iterator[Finding]]] = [
+        *(_undefined, _nonfinite, _ceiling, _few_points, _recall, _bends, _warned, _copies, _points, _truncated),
+        *(_disagreement, _no_replicates),
+    ]
     return by_severity([finding for rule in rules for finding in rule(profile)])
 
 
@@ -58,7 +60,10 @@ def _undefined(profile: xr.Dataset) -> Iterator[Finding]:
                 "plan ranks with undefined='minimum'."
             )
         yield Finding(
-            "undefined", "problem", f"{label}: no dimension is defined for {listed(layers)}. {sentence(first)}", remedy
+            "undefined",
+            "problem",
+            f"{label}: no dimension is defined for {listed_layers(layers)}. {sentence(first)}",
+            remedy,
         )
 
 
@@ -105,7 +110,7 @@ def _places(profile: xr.Dataset, chosen: Any) -> str:
     """Return the layers of a mask in words."""
     if chosen.all():
         return "all layers"
-    return listed([name for name, is_chosen in zip(layer_names(profile), chosen, strict=True) if is_chosen])
+    return listed_layers([name for name, is_chosen in zip(layer_names(profile), chosen, strict=True) if is_chosen])
 
 
 def _distinguishable(n_points: Any, about: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -144,7 +149,7 @@ def _recall(profile: xr.Dataset) -> Iterator[Finding]:
                 "recall",
                 "caution",
                 f"{label}: the approximate search found {np.nanmin(recall):.0%} of the true neighbours at worst, less "
-                f"than {LEAST_RECALL:.0%} in {listed(names)}.",
+                f"than {LEAST_RECALL:.0%} in {listed_layers(names)}.",
                 "Search exactly: neighbors='exact'.",
             )
 
@@ -156,7 +161,7 @@ def _bends(profile: xr.Dataset) -> Iterator[Finding]:
             yield Finding(
                 "bent-line",
                 "caution",
-                f"{label}: the line behind the dimension bends in {listed([entry['where'] for entry in bent])}, so "
+                f"{label}: the line behind the dimension bends in {_where(profile, bent)}, so "
                 "that no single number describes all sizes of subsample.",
                 "Read these numbers as means over scales; choose the option sizes within one straight part, or decide "
                 "ranks by another estimator.",
@@ -171,7 +176,7 @@ def _warned(profile: xr.Dataset) -> Iterator[Finding]:
             yield Finding(
                 "ceiling",
                 "caution",
-                f"{label}: {ceiling[0]['message']} ({listed([entry['where'] for entry in ceiling])})",
+                f"{label}: {ceiling[0]['message']} ({_where(profile, ceiling)})",
                 "Read the interval, which is open above, and not the number; give more data.",
             )
         rest = [entry for entry in others if entry not in ceiling]
@@ -179,7 +184,7 @@ def _warned(profile: xr.Dataset) -> Iterator[Finding]:
             yield Finding(
                 "estimator",
                 "caution",
-                f"{label} warned in {listed([entry['where'] for entry in rest])}, first: {rest[0]['message']}",
+                f"{label} warned in {_where(profile, rest)}, first: {rest[0]['message']}",
                 "See the page of this estimator; compare with another one.",
             )
 
@@ -252,6 +257,12 @@ def _no_replicates(profile: xr.Dataset) -> Iterator[Finding]:
             "The profile has no replicates: ranks from it get no probabilities.",
             "Estimate with n_replicates=50.",
         )
+
+
+def _where(profile: xr.Dataset, entries: Sequence[Mapping[str, str]]) -> str:
+    """Return the layers that warnings speak of; their stack is left out where the profile has one."""
+    suffix = "" if len(set(profile["stack"].values)) > 1 else f" of the {profile['stack'].values[0]}"
+    return listed_layers([entry["where"].removesuffix(suffix) for entry in entries])
 
 
 def _labels(profile: xr.Dataset) -> list[str]:

@@ -1,5 +1,6 @@
 """Names and numbers as they stand in sentences."""
 
+import re
 from collections.abc import Sequence
 
 import xarray as xr
@@ -19,21 +20,53 @@ def layer_names(profile: xr.Dataset) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names as in a sentence, "layer 1, layer 2 and 5 more"; "layers 1, 2 and 3" where they are numbered alike.
+    """Return names as in a sentence.
 
     Examples
     --------
-    >>> listed(["layer 1", "layer 2", "layer 4"])
-    'layers 1, 2 and 4'
+    >>> listed(["twonn", "mle", "ph"]), listed(["a", "b", "c"], most=2)
+    ('twonn, mle and ph', 'a, b and 1 more')
     """
-    numbers = [name.removeprefix("layer ").removesuffix(" of the encoder") for name in names]
-    alike = len(names) > 1 and all(number.isdecimal() for number in numbers)
-    shown = (numbers if alike else list(names))[:most]
     if len(names) > most:
-        text = f"{', '.join(shown)} and {len(names) - most} more"
-    else:
-        text = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-    return f"layers {text}" if alike else text
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def listed_layers(names: Sequence[str]) -> str:
+    """Return layers, named as by `layer_names`, as in a sentence: those of one stack together, runs as ranges.
+
+    Examples
+    --------
+    >>> listed_layers(["layer 0", "layer 1", "layer 2", "layer 5"])
+    'layers 0 to 2 and 5'
+    >>> listed_layers(["layer 3 of the encoder", "layer 0 of the decoder", "layer 1 of the decoder"])
+    'layer 3 of the encoder, layers 0 and 1 of the decoder'
+    """
+    stacks: dict[str, list[int]] = {}
+    for name in names:
+        found = _LAYER.fullmatch(name)
+        if found is None:
+            return listed(names)
+        stacks.setdefault(found[2], []).append(int(found[1]))
+    parts = []
+    for stack, numbers in stacks.items():
+        word = "layer" if len(numbers) == 1 else "layers"
+        parts.append(f"{word} {listed(_runs(sorted(numbers)), most=len(numbers))}{stack}")
+    return ", ".join(parts)
+
+
+def _runs(numbers: Sequence[int]) -> list[str]:
+    """Return "0 to 4" for three and more that follow one another, others by themselves."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = []
+    for run in runs:
+        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(number) for number in run]
+    return parts
 
 
 def percent(share: float) -> str:
@@ -64,6 +97,7 @@ def sentence(text: str) -> str:
     return text if not text else text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
+_LAYER = re.compile(r"layer (\d+)((?: of the \w+)?)")
 _POOLINGS = {
     "mean": "The vectors of an example's tokens are averaged into one point",
     "last": "The vector of an example's last token is its point",

@@ -39,24 +39,41 @@
     return value === BLACK ? ink : value;
   }
 
-  // Many entries stand below the chart, in columns; few above it.
-  function legendOf(layout, names, width) {
-    const narrow = width < NARROW;
-    const font = { size: narrow ? 11 : 12 };
-    if (names.length <= (narrow ? 4 : 8)) {
-      return { rows: 0, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font, ...layout.legend } };
-    }
-    const columns = Math.max(2, Math.floor(width / 190));
-    const rows = Math.ceil(names.length / columns);
-    const below = { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", maxheight: 1 };
-    const widths = { entrywidth: 1 / columns - 0.01, entrywidthmode: "fraction" };
-    return { rows, legend: { ...below, ...widths, font, ...layout.legend } };
+  // A legend of one row stands above the chart, a longer one below, in as many columns as its longest name allows.
+  function legendOf(names, width) {
+    const size = width < NARROW ? 11 : 12;
+    const longest = Math.max(1, ...names.map((name) => name.length));
+    const columns = Math.max(1, Math.floor(width / (50 + 0.58 * size * longest)));
+    const legend = { orientation: "h", x: 0, font: { size } };
+    if (names.length <= columns) return { rows: 0, letters: longest, legend: { ...legend, y: 1.02, yanchor: "bottom" } };
+    return {
+      rows: Math.ceil(names.length / columns),
+      letters: Math.floor((width / columns - 50) / (0.58 * size)),
+      legend: {
+        ...legend, yref: "container", y: 0, yanchor: "bottom", maxheight: 1,
+        entrywidth: 1 / columns - 0.01, entrywidthmode: "fraction",
+      },
+    };
+  }
+
+  // Plotly reads tags in names, so that they are escaped for it.
+  function plain(name) {
+    return name.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+  }
+
+  function markup(name) {
+    return name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  }
+
+  function shortened(name, letters) {
+    return name.length > letters ? `${name.slice(0, Math.max(letters - 1, 1))}…` : name;
   }
 
   function dressed(layout, data, height, width) {
     const narrow = width < NARROW;
-    const names = layout.showlegend === false ? [] : data.filter((one) => one.showlegend !== false && one.name);
-    const { rows, legend } = legendOf(layout, names, width);
+    const named = layout.showlegend === false ? [] : data.filter((one) => one.showlegend !== false && one.name);
+    const { rows, letters, legend } = legendOf(named.map((one) => plain(one.name)), width);
+    for (const one of named) one.name = markup(shortened(plain(one.name), letters));
     const axis = { gridcolor: colour("--line"), linecolor: colour("--soft"), zerolinecolor: colour("--line"), automargin: true };
     const found = {
       margin: { t: 16, r: 12, b: 56 + 21 * rows + (rows ? 12 : 0), l: 56 },
@@ -67,7 +84,7 @@
       font: { color: colour("--ink"), size: narrow ? 11 : 13, family: getComputedStyle(document.body).fontFamily },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--ink") },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
-      legend,
+      legend: { ...legend, ...layout.legend },
     };
     for (const key of Object.keys(found)) {
       if (!/^[xy]axis/.test(key)) continue;
