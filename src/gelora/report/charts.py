@@ -14,10 +14,12 @@ from gelora.profile import COVARIATES
 
 # The same shapes as gelora.palette.MARKERS, by plotly's names.
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+_PATTERNS = ("", "/", ".", "x", "\\", "+", "-")
 _DASHES = {"encoder": "solid", "decoder": "dash"}
 # From the first layer to the last: the palette's orange and blue, which colour-blind readers tell apart.
 _FIRST, _LAST = (230, 159, 0), (0, 114, 178)
 _MOST_NAMED = 9  # layers in a legend
+_MOST_HATCHED = 60  # bars: thinner ones show no hatching
 _MOST_MARKED = 13  # layers whose points are marked
 _DEPTH = "relative depth (0: input of the first block, 1: output of the last)"
 COVARIATE_NAMES = {
@@ -72,7 +74,7 @@ def _profile_traces(
     low, high = interval(line)
     color = COLORS[index % len(COLORS)]
     depth = _numbers(line["depth"].values)
-    traces = [
+    traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "lines+markers",
@@ -199,7 +201,12 @@ def ranks_chart(plans: Mapping[str, RankPlan]) -> dict[str, Any]:
             "x": names,
             "y": [plan.block_ranks.get(block, 0) for block in blocks],
             "hovertemplate": "rank %{y}",
-            "marker": {"color": COLORS[index % len(COLORS)], "pattern": {"shape": _PATTERNS[index % len(_PATTERNS)]}},
+            "marker": {
+                "color": COLORS[index % len(COLORS)],
+                "pattern": {
+                    "shape": _PATTERNS[index % len(_PATTERNS)] if len(blocks) * len(plans) <= _MOST_HATCHED else ""
+                },
+            },
         }
         for index, (name, plan) in enumerate(plans.items())
     ]
@@ -212,14 +219,11 @@ def ranks_chart(plans: Mapping[str, RankPlan]) -> dict[str, Any]:
     return figure(traces, layout)
 
 
-_PATTERNS = ("", "/", ".", "x", "\\", "+", "-")
-
-
 def probabilities_chart(plan: RankPlan) -> dict[str, Any] | None:
     """Return the probability of each rank as stacked bars over the blocks; None where the plan has none."""
     if plan.uncertainty is None:
         return None
-    firsts = {}
+    firsts: dict[tuple[str, int], int] = {}
     for place, module in enumerate(plan.modules):
         firsts.setdefault((module.stack, module.block), place)
     names, found = block_names(list(firsts)), plan.uncertainty

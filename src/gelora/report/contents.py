@@ -13,7 +13,7 @@ from gelora.report import profile_section
 from gelora.report.comparison_section import comparison_chart
 from gelora.report.finding import Finding, by_severity
 from gelora.report.findings import comparison_findings, plan_findings
-from gelora.report.pieces import Chart, Table, row
+from gelora.report.pieces import Chart, Table, mapping, row
 from gelora.report.plan_section import PlanPart, plan_part, plans_chart
 from gelora.report.profile_findings import profile_findings
 from gelora.report.record_section import records_chart
@@ -162,7 +162,7 @@ def _profile_facts(profile: xr.Dataset | None, plans: Mapping[str, RankPlan]) ->
     if profile is None:
         return
     labels = [str(one) for one in profile["estimator"].values]
-    decided = [str((plan.provenance.get("profile") or {}).get("estimator", "")) for plan in plans.values()]
+    decided = [str(mapping(plan.provenance.get("profile")).get("estimator", "")) for plan in plans.values()]
     label = next((one for one in decided if one in labels), labels[0])
     known = profile["dimension"].sel(estimator=label).values
     known = known[np.isfinite(known)]
@@ -191,8 +191,7 @@ def _plans_origin(plans: Mapping[str, RankPlan]) -> list[Table]:
     tables = []
     for name, plan in plans.items():
         about = plan.provenance
-        options = about.get("options") if isinstance(about.get("options"), Mapping) else {}
-        made_from = about.get("profile") if isinstance(about.get("profile"), Mapping) else {}
+        options, made_from = mapping(about.get("options")), mapping(about.get("profile"))
         rows = [row("policy", plan.policy), row("architecture", str(plan.architecture))]
         rows += [row("options", ", ".join(f"{key}={value!r}" for key, value in options.items()))] if options else []
         for key in ("estimator", "data_fingerprint", "fingerprint"):

@@ -86,7 +86,8 @@ def _uniform(plan: RankPlan) -> Iterator[Finding]:
 
 
 def _of_another_profile(plan: RankPlan, profile: xr.Dataset) -> Iterator[Finding]:
-    records = [plan.provenance.get("profile") or {}, *(plan.provenance.get("more_profiles") or [])]
+    more = plan.provenance.get("more_profiles")
+    records = [plan.provenance.get("profile"), *(more if isinstance(more, list) else [])]
     marks = [str(record.get("data_fingerprint", "")) for record in records if isinstance(record, Mapping)]
     own = str(profile.attrs.get("data_fingerprint", ""))
     others = own and any(marks) and own not in marks

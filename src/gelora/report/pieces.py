@@ -85,6 +85,11 @@ def row(*texts: str) -> tuple[Cell, ...]:
     return tuple(Cell(text=text) for text in texts)
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a mapping as it is, anything else that a file may hold in its place as an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def number(value: float, digits: int = 1) -> str:
     """Return a number as it stands in a table, a dash where there is none.
 

@@ -5,7 +5,7 @@ import xarray as xr
 
 from gelora.profile import COVARIATES, attribute
 from gelora.report.charts import COVARIATE_NAMES, covariate_charts, interval, profile_chart, scales_chart
-from gelora.report.pieces import Chart, Table, number, row
+from gelora.report.pieces import Chart, Table, mapping, number, row
 from gelora.report.wording import layer_names, short_path
 
 _PROVENANCE = (
@@ -140,8 +140,8 @@ def estimators_table(profile: xr.Dataset) -> Table:
     made, seconds = attribute(profile, "estimators"), attribute(profile, "estimator_seconds")
     rows = []
     for label in (str(one) for one in profile["estimator"].values):
-        about = made.get(label) if isinstance(made.get(label), dict) else {}
-        options = about.get("options") if isinstance(about.get("options"), dict) else {}
+        about = mapping(made.get(label))
+        options = mapping(about.get("options"))
         written = ", ".join(f"{key}={value!r}" for key, value in options.items())
         rows.append(row(label, str(about.get("class", "")), written, str(seconds.get(label, "–"))))
     return Table(

@@ -42,13 +42,14 @@
   // A legend of one row stands above the chart, a longer one below, in as many columns as its longest name allows.
   function legendOf(names, width) {
     const size = width < NARROW ? 11 : 12;
+    const room = width - 80; // without the margins
     const longest = Math.max(1, ...names.map((name) => name.length));
-    const columns = Math.max(1, Math.floor(width / (50 + 0.58 * size * longest)));
+    const columns = Math.max(1, Math.floor(room / (50 + 0.6 * size * longest)));
     const legend = { orientation: "h", x: 0, font: { size } };
     if (names.length <= columns) return { rows: 0, letters: longest, legend: { ...legend, y: 1.02, yanchor: "bottom" } };
     return {
       rows: Math.ceil(names.length / columns),
-      letters: Math.floor((width / columns - 50) / (0.58 * size)),
+      letters: Math.floor((room / columns - 50) / (0.6 * size)),
       legend: {
         ...legend, yref: "container", y: 0, yanchor: "bottom", maxheight: 1,
         entrywidth: 1 / columns - 0.01, entrywidthmode: "fraction",
