@@ -16,7 +16,15 @@ from required import absent
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-WITHOUT_TORCH = ("gelora", "gelora.profile", "gelora.ranks", "gelora.plots", "gelora.registry", "gelora.cli")
+WITHOUT_TORCH = (
+    "gelora",
+    "gelora.profile",
+    "gelora.ranks",
+    "gelora.plots",
+    "gelora.report",
+    "gelora.registry",
+    "gelora.cli",
+)
 
 
 def run_python(code: str) -> str:

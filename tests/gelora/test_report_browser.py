@@ -13,7 +13,6 @@ from comparisons import example_comparison
 from examples import example_plan, example_profile, uncertain
 from gelora.report import write_report
 
-DRAWN = "() => [...document.querySelectorAll('.plot')].every((one) => one.querySelector('.main-svg'))"
 VISIBLE = """() => document.querySelector('figure[data-chart=profile] .plot').data
     .filter((one) => one.visible !== false).map((one) => one.name)"""
 COLOURS = """() => {
@@ -55,7 +54,7 @@ def wide(browser: Any, file: Path) -> Iterator[Visit]:
         color_scheme="light",
         permissions=["clipboard-read", "clipboard-write"],
     )
-    visit.page.wait_for_function(DRAWN)
+    visit.wait_until_drawn()
     yield visit
     visit.context.close()
 
@@ -106,7 +105,7 @@ def test_the_button_gives_the_other_colours_to_page_and_charts(wide: Visit) -> N
     assert dark[0] != light[0]
     assert dark[1] != light[1]
     wide.page.reload()
-    wide.page.wait_for_function(DRAWN)
+    wide.wait_until_drawn()
     assert wide.page.evaluate(COLOURS) == dark  # kept
     wide.page.get_by_role("button", name="Use light colours").click()
     assert wide.page.evaluate(COLOURS) == light
@@ -114,8 +113,9 @@ def test_the_button_gives_the_other_colours_to_page_and_charts(wide: Visit) -> N
 
 @pytest.mark.parametrize("name", ["config-1", "bibtex"])
 def test_a_button_copies_the_text_to_the_letter(wide: Visit, name: str) -> None:
-    wide.page.locator(f"button[data-copy={name}]").click()
-    wide.page.wait_for_function(f"document.querySelector('button[data-copy={name}]').textContent === 'Copied'")
+    button = wide.page.locator(f"button[data-copy={name}]")
+    button.click()
+    button.get_by_text("Copied").wait_for()
     copied = wide.page.evaluate("navigator.clipboard.readText()")
     assert copied == wide.page.locator(f"#{name}").text_content()
     assert copied.strip()
@@ -138,7 +138,7 @@ def test_print_is_light_and_opens_every_table(wide: Visit) -> None:
 
 def test_a_narrow_dark_screen_gets_a_dark_page_that_does_not_scroll_sideways(browser: Any, file: Path) -> None:
     visit = Visit(browser, file, viewport={"width": 390, "height": 800}, color_scheme="dark")
-    visit.page.wait_for_function(DRAWN)
+    visit.wait_until_drawn()
     background, ink = visit.page.evaluate(COLOURS)
     assert sum(map(int, background.removeprefix("rgb(").removesuffix(")").split(","))) < 150
     assert ink == "#e8edf2"
@@ -165,7 +165,7 @@ def test_names_with_markup_are_shown_to_the_letter_and_run_nothing(browser: Any,
     file = write_report(profile.assign_attrs(model=f"a/{name}"), tmp_path / "report.html")
     visit = Visit(browser, file)
     visit.page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
-    visit.page.wait_for_function(DRAWN)
+    visit.wait_until_drawn()
     assert name in visit.page.locator(".legendtext").all_text_contents()
     assert name in visit.page.locator("figure[data-chart=profile] label").first.text_content()
     assert visit.complaints == []

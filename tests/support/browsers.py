@@ -52,6 +52,11 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(file.as_uri())
 
+    def wait_until_drawn(self) -> None:
+        """Wait until every chart is there."""
+        for place in range(self.page.locator(".plot").count()):
+            self.page.locator(".plot").nth(place).locator(".main-svg").first.wait_for(state="attached")
+
     def _hear(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)

@@ -19,7 +19,7 @@ _DASHES = {"encoder": "solid", "decoder": "dash"}
 # From the first layer to the last: the palette's orange and blue, which colour-blind readers tell apart.
 _FIRST, _LAST = (230, 159, 0), (0, 114, 178)
 _MOST_NAMED = 9  # layers in a legend
-_MOST_HATCHED = 60  # bars: thinner ones show no hatching
+_MOST_BARS = 60
 _MOST_MARKED = 13  # layers whose points are marked
 _DEPTH = "relative depth (0: input of the first block, 1: output of the last)"
 COVARIATE_NAMES = {
@@ -191,30 +191,24 @@ def scales_chart(profile: xr.Dataset, label: str) -> dict[str, Any] | None:
 
 
 def ranks_chart(plans: Mapping[str, RankPlan]) -> dict[str, Any]:
-    """Return the rank of every block, bars of each plan side by side."""
+    """Return the rank of every block: bars of each plan side by side, lines where bars would be too thin."""
     blocks = list(dict.fromkeys(key for plan in plans.values() for key in plan.block_ranks))
-    names = block_names(blocks)
-    traces = [
-        {
-            "type": "bar",
-            "name": escaped(name),
-            "x": names,
-            "y": [plan.block_ranks.get(block, 0) for block in blocks],
-            "hovertemplate": "rank %{y}",
-            "marker": {
-                "color": COLORS[index % len(COLORS)],
-                "pattern": {
-                    "shape": _PATTERNS[index % len(_PATTERNS)] if len(blocks) * len(plans) <= _MOST_HATCHED else ""
-                },
-            },
-        }
-        for index, (name, plan) in enumerate(plans.items())
-    ]
+    names, barred = block_names(blocks), len(blocks) * len(plans) <= _MOST_BARS
+    traces = []
+    for index, (name, plan) in enumerate(plans.items()):
+        color = COLORS[index % len(COLORS)]
+        bars = {"type": "bar", "marker": {"color": color, "pattern": {"shape": _PATTERNS[index % len(_PATTERNS)]}}}
+        symbol = SYMBOLS[index % len(SYMBOLS)]
+        lines = {"type": "scatter", "mode": "lines+markers", "marker": {"color": color, "symbol": symbol}}
+        ranks = [plan.block_ranks.get(block, 0) for block in blocks]
+        shown = {"name": escaped(name), "x": names, "y": ranks, "hovertemplate": "rank %{y}"}
+        traces.append({**shown, **(bars if barred else lines)})
     layout = {
         "barmode": "group",
         "xaxis": {"title": {"text": "block"}, "type": "category"},
         "yaxis": {"title": {"text": "rank"}, "rangemode": "tozero", **_whole(plans)},
         "showlegend": len(plans) > 1,
+        "hovermode": "x unified",
     }
     return figure(traces, layout)
 
@@ -227,6 +221,7 @@ def probabilities_chart(plan: RankPlan) -> dict[str, Any] | None:
     for place, module in enumerate(plan.modules):
         firsts.setdefault((module.stack, module.block), place)
     names, found = block_names(list(firsts)), plan.uncertainty
+    edge = 1 if len(names) <= _MOST_BARS // 2 else 0
     traces = []
     for column, rank in enumerate(found.ranks):
         chosen = [plan.modules[place].rank == rank for place in firsts.values()]
@@ -241,7 +236,7 @@ def probabilities_chart(plan: RankPlan) -> dict[str, Any] | None:
                 "insidetextanchor": "middle",
                 "textangle": 0,
                 "hovertemplate": "%{y:.2f}",
-                "marker": {"color": _shade(column, len(found.ranks)), "line": {"width": 1, "color": "#ffffff"}},
+                "marker": {"color": _shade(column, len(found.ranks)), "line": {"width": edge, "color": "#ffffff"}},
             }
         )
     layout = {
