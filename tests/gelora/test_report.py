@@ -17,6 +17,7 @@ from examples import example_plan, example_profile, uncertain
 from gelora.plan import RankPlan
 from gelora.profile import save_profile
 from gelora.report import report_files, write_report
+from gelora.report.contents import contents_of
 from gelora.report.page import content_policy, named_plans
 from gelora.scores import save_comparison
 
@@ -221,6 +222,66 @@ def test_whatever_files_say_is_text_on_the_page_and_never_markup(tmp_path: Path)
         trace["name"] for one in json.loads(written).values() for f in one["figures"].values() for trace in f["data"]
     ]
     assert all("<" not in name for name in names)  # plotly reads tags in names
+
+
+def complaint(profile: xr.Dataset) -> str:
+    """What a report says against a profile; nothing where it can be written."""
+    try:
+        contents_of(profile, {}, None, {})
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("value", [3, float("nan"), "text", "[1]", np.array([1, 2])])
+def test_attributes_of_a_strange_kind_are_shown_and_do_no_harm(value: object) -> None:
+    names = (
+        "model",
+        "data",
+        "pooling",
+        "n_texts",
+        "n_available",
+        "n_truncated",
+        "max_length",
+        "n_replicates",
+        "created",
+    )
+    profile = example_profile([[5.0, 6.0], [4.0, 5.0]]).assign_attrs(dict.fromkeys(names, value))
+    assert complaint(profile) == ""
+
+
+@pytest.mark.parametrize("value", [3, "text", "[1]", "3"])
+def test_an_attribute_that_should_hold_an_object_is_named_where_it_holds_none(value: object) -> None:
+    for name in ("n_nonfinite", "architecture", "estimators", "citations", "versions", "estimator_seconds"):
+        said = complaint(example_profile([[5.0, 6.0]]).assign_attrs({name: value}))
+        assert f"its attribute `{name}` is damaged" in said
+
+
+def test_a_plan_whose_probabilities_are_not_those_of_its_matrices_is_refused(tmp_path: Path) -> None:
+    plan = uncertain(example_plan([2, 3]), 0.4)
+    assert plan.uncertainty is not None
+    with pytest.raises(ValueError, match="`plan` 'geometric' is damaged: its probabilities or scales"):
+        write_report(None, tmp_path / "r.html", plan=replace(plan, modules=plan.modules[1:]))
+    short = replace(plan, uncertainty=replace(plan.uncertainty, ranks=(1, 2, 3)))
+    with pytest.raises(ValueError, match="is damaged"):
+        write_report(None, tmp_path / "r.html", plan=short)
+
+
+def test_the_rises_of_a_profile_with_replicates_come_with_their_errors(tmp_path: Path) -> None:
+    from gelora.evidence import rise_intervals
+
+    replicates = np.random.default_rng(0).normal(6.0, 0.2, size=(2, 3, 8))
+    replicates[1, 1] = np.nan  # undefined on halves: nothing is said of this estimator
+    profile = example_profile([[5.0, 7.0, 6.0], [4.0, 5.0, 5.5]]).assign_attrs(n_rows=2000, replicate_rows=1000)
+    profile = profile.assign(dimension_replicates=(("estimator", "layer", "replicate"), replicates))
+    page = Page(write_report(profile, tmp_path / "r.html").read_text(encoding="utf-8"))
+    ((_, written),) = page.all("script", id="charts")
+    figures = json.loads(written)["rises"]["figures"]
+    assert list(figures) == ["mle"]
+    (points,) = figures["mle"]["data"]
+    assert points["y"] == [2.0, -1.0]
+    high = rise_intervals(profile, "mle")["ci_high"].values
+    np.testing.assert_allclose(points["error_y"]["array"], high - np.array([2.0, -1.0]))
 
 
 def test_credentials_in_a_name_are_masked(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _profile_traces(
             "customdata": [int(n) for n in line["layer"].values],
             "hovertemplate": "%{y:.1f} (layer %{customdata})",
             "line": {"color": color, "dash": _DASHES.get(stack, "solid"), "width": 2},
-            "marker": {"color": color, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
+            "marker": {"color": color, "symbol": SYMBOLS[(index // len(COLORS) + index) % len(SYMBOLS)], "size": 8},
         }
     ]
     missing = ~np.isfinite(dimension)

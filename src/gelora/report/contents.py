@@ -17,6 +17,7 @@ from gelora.report.pieces import Chart, Table, mapping, row
 from gelora.report.plan_section import PlanPart, plan_part, plans_chart
 from gelora.report.profile_findings import profile_findings
 from gelora.report.record_section import records_chart
+from gelora.report.rises_section import rises_chart
 from gelora.report.wording import percent, short_path, what_was_measured
 
 
@@ -30,6 +31,8 @@ class ProfilePart:
         In sentences, what was measured.
     chart : Chart
         Dimensions.
+    rises : Chart, optional
+        Rise of the dimension over each block, for a profile with replicates.
     scales : Chart, optional
         Dimensions by scale.
     covariates : list of Chart
@@ -44,6 +47,7 @@ class ProfilePart:
 
     measured: list[str]
     chart: Chart
+    rises: Chart | None
     scales: Chart | None
     covariates: list[Chart]
     covariates_table: Table
@@ -93,7 +97,7 @@ class Contents:
     def _charts(self) -> Iterator[Chart]:
         if self.profile is not None:
             yield self.profile.chart
-            yield from filter(None, [self.profile.scales])
+            yield from filter(None, [self.profile.rises, self.profile.scales])
             yield from self.profile.covariates
         yield from filter(None, [self.plans_chart, *(plan.chart for plan in self.plans)])
         yield from filter(None, [self.comparison, self.records])
@@ -146,6 +150,7 @@ def _profile_part(profile: xr.Dataset) -> ProfilePart:
     return ProfilePart(
         measured=what_was_measured(profile),
         chart=profile_section.dimensions_chart(profile),
+        rises=rises_chart(profile),
         scales=profile_section.scale_chart(profile),
         covariates=charts,
         covariates_table=table,

@@ -14,7 +14,7 @@ from gelora.files import atomic_path, check_writable
 from gelora.masking import masked
 from gelora.plan import RankPlan
 from gelora.profile import attribute, check_profile
-from gelora.provenance import timestamp
+from gelora.provenance import package_versions, timestamp
 from gelora.report.contents import Contents, contents_of
 from gelora.scores import check_comparison
 
@@ -110,7 +110,7 @@ def render(contents: Contents) -> str:
         style=_template("report.css"),
         scripts=scripts,
         policy=content_policy(scripts),
-        created=timestamp(),
+        made=f"gelora {package_versions(['gelora']).get('gelora', '')}, {timestamp()[:10]}",
     )
     return page
 
@@ -153,6 +153,7 @@ def named_plans(plan: Plans | None) -> dict[str, RankPlan]:
     for one in named.values():
         if not isinstance(one, RankPlan):
             raise TypeError(f"`plan` must hold RankPlans only, got {type(one).__name__}")
+        _check_whole(one)
     for name, one in named.items():
         first, own = next(iter(named.values())).architecture, one.architecture
         if own != first:
@@ -161,6 +162,20 @@ def named_plans(plan: Plans | None) -> dict[str, RankPlan]:
                 "a report of each"
             )
     return named
+
+
+def _check_whole(plan: RankPlan) -> None:
+    """Raise ValueError where what a plan says of its matrices is not said of each."""
+    found, scales, count = plan.uncertainty, plan.by_scale, len(plan.modules)
+    whole = not scales or all(len(ranks) == count for ranks in scales.ranks)
+    if found is not None:
+        whole &= all(len(row) == len(found.ranks) for row in found.probabilities)
+        whole &= {len(found.probabilities), len(found.expected), len(found.module_stability)} == {count}
+    if not whole:
+        raise ValueError(
+            f"`plan` {plan.policy!r} is damaged: its probabilities or scales are not those of its {count} matrices; "
+            "make it again by `gelora ranks`"
+        )
 
 
 def named_records(record: Records | None) -> dict[str, xr.Dataset]:
@@ -192,7 +207,10 @@ def _check_belong(profile: xr.Dataset, plans: Mapping[str, RankPlan]) -> None:
     recorded = attribute(profile, "architecture")
     if not recorded:
         return
-    made_for = Architecture.from_record(recorded)
+    try:
+        made_for = Architecture.from_record(recorded)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"`profile`: its attribute `architecture` is damaged: {error}") from error
     for name, plan in plans.items():
         if plan.architecture != made_for:
             raise ValueError(

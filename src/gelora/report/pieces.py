@@ -95,7 +95,7 @@ def number(value: float, digits: int = 1) -> str:
 
     Examples
     --------
-    >>> number(12.345), number(float("nan")), number(28877, 0)
-    ('12.3', '–', '28,877')
+    >>> number(12.345), number(float("nan")), number(28877, 0), number(-0.5)
+    ('12.3', '–', '28,877', '−0.5')
     """
-    return "–" if value != value else f"{value:,.{digits}f}"
+    return "–" if value != value else f"{value:,.{digits}f}".replace("-", "−")

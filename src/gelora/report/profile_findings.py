@@ -9,7 +9,7 @@ import xarray as xr
 from gelora.netcdf import json_attribute
 from gelora.profile import attribute, check_profile
 from gelora.report.finding import Finding, by_severity
-from gelora.report.wording import layer_names, listed, listed_layers, percent, sentence
+from gelora.report.wording import count_of, layer_names, listed, listed_layers, percent, sentence
 
 FEW_POINTS = 1000
 MANY = 0.2  # share of copies, or of truncated texts, from which they matter for what was measured
@@ -70,11 +70,11 @@ def _undefined(profile: xr.Dataset) -> Iterator[Finding]:
 def _nonfinite(profile: xr.Dataset) -> Iterator[Finding]:
     bad = attribute(profile, "n_nonfinite")
     if bad:
-        name, count = next(iter(bad.items()))
+        name, count = next((str(name), str(count)) for name, count in bad.items())
         yield Finding(
             "nonfinite",
             "problem",
-            f"{int(count):,} points of {name} have coordinates that are not finite"
+            f"{count} points of {name} have coordinates that are not finite"
             + (f", and others of {len(bad) - 1} more layers." if len(bad) > 1 else "."),
             "Run the model in another precision, bfloat16 or float32.",
         )
@@ -190,7 +190,7 @@ def _warned(profile: xr.Dataset) -> Iterator[Finding]:
 
 
 def _copies(profile: xr.Dataset) -> Iterator[Finding]:
-    copies, drawn = int(profile.attrs.get("text_copies_removed", 0)), int(profile.attrs.get("n_texts", 0))
+    copies, drawn = count_of(profile, "text_copies_removed"), count_of(profile, "n_texts")
     if copies and drawn:
         many = copies / drawn >= MANY
         yield Finding(
@@ -219,13 +219,13 @@ def _points(profile: xr.Dataset) -> Iterator[Finding]:
 
 
 def _truncated(profile: xr.Dataset) -> Iterator[Finding]:
-    cut, drawn = int(profile.attrs.get("n_truncated", 0)), int(profile.attrs.get("n_texts", 0))
+    cut, drawn = count_of(profile, "n_truncated"), count_of(profile, "n_texts")
     if cut and drawn:
         yield Finding(
             "truncated",
             "caution" if cut / drawn >= MANY else "note",
             f"{cut:,} of {drawn:,} texts ({percent(cut / drawn)}) were cut at "
-            f"{int(profile.attrs.get('max_length', 0)):,} tokens: what stands behind was not measured.",
+            f"{count_of(profile, 'max_length'):,} tokens: what stands behind was not measured.",
             "Give a larger max_length where the model takes more tokens, or shorter texts.",
         )
 

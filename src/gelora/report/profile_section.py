@@ -121,9 +121,9 @@ def provenance_table(profile: xr.Dataset) -> Table:
     """Return where a profile comes from."""
     rows = []
     for name, words in _PROVENANCE:
-        value = profile.attrs.get(name, "")
-        if value not in ("", "[]", "{}"):
-            rows.append(row(words, _said(name, value)))
+        text = _said(name, profile.attrs.get(name, ""))
+        if text not in ("", "[]", "{}"):
+            rows.append(row(words, text))
     return Table(caption="Origin of the profile", head=["what", "value"], rows=rows, left=frozenset({0, 1}))
 
 

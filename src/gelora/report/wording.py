@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import xarray as xr
 
 from gelora.masking import masked
@@ -107,6 +108,12 @@ _POOLINGS = {
 }
 
 
+def count_of(profile: xr.Dataset, name: str) -> int:
+    """Return an attribute that counts something, 0 where it is missing or no number."""
+    value = profile.attrs.get(name, 0)
+    return int(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else 0
+
+
 def what_was_measured(profile: xr.Dataset) -> list[str]:
     """Return in a few sentences, for someone who was not there, what a profile was made from."""
     about = profile.attrs
@@ -117,16 +124,17 @@ def what_was_measured(profile: xr.Dataset) -> list[str]:
     built = " and ".join(f"{n} {stack} blocks" for stack, n in counts.items())
     built = f" ({built}{f' of width {width:,}' if width else ''})" if built else ""
     said = []
-    if about.get("n_texts"):
-        drawn = int(about["n_texts"])
-        available = int(about.get("n_available", 0) or 0) or drawn
+    drawn = count_of(profile, "n_texts")
+    if drawn:
+        available = count_of(profile, "n_available") or drawn
         source = short_path(about.get("data", "")) or "the data"
         of_all = "All" if drawn == available else f"{drawn:,} of the"
         said.append(f"{of_all} {available:,} examples in {source} were run through {model}{built}.")
     else:
         said.append(f"Point clouds of {profile.sizes['layer']} layers were read from {model}{built}.")
-    if about.get("pooling") in _POOLINGS:
-        said.append(f"{_POOLINGS[about['pooling']]} in every layer ({about['pooling']} pooling).")
+    pooling = str(about.get("pooling", ""))
+    if pooling in _POOLINGS:
+        said.append(f"{_POOLINGS[pooling]} in every layer ({pooling} pooling).")
     points = profile["n_points"].values
     points = points[points > 0]
     if points.size:
@@ -139,7 +147,7 @@ def what_was_measured(profile: xr.Dataset) -> list[str]:
         )
     n_estimators = profile.sizes["estimator"]
     gave = "One estimator" if n_estimators == 1 else f"{n_estimators} estimators"
-    halves = int(about.get("n_replicates", 0) or 0)
+    halves = count_of(profile, "n_replicates")
     noise = f", and of {halves} random halves of the examples, whose spread tells the noise" if halves else ""
     said.append(f"{gave} gave the dimension of each cloud{noise}.")
     return said

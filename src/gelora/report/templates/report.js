@@ -121,7 +121,7 @@
       }
       return one;
     });
-    const layout = dressed(found.layout, data, parseInt(place.style.minHeight, 10), place.clientWidth);
+    const layout = dressed(inked(found.layout, colour("--ink")), data, parseInt(place.style.minHeight, 10), place.clientWidth);
     place.style.height = `${layout.height}px`;
     return Plotly.react(place, data, layout, OPTIONS);
   }
