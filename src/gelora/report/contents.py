@@ -121,7 +121,7 @@ def contents_of(
         title=_title(profile, plans, comparison),
         facts=[*_profile_facts(profile, plans), *_plan_facts(plans), *_comparison_facts(comparison)],
         findings=by_severity(findings),
-        profile=None if profile is None else _profile_part(profile),
+        profile=None if profile is None else _profile_part(profile, plans),
         plans=parts,
         plans_chart=plans_chart(plans) if len(plans) > 1 else None,
         comparison=None if comparison is None else comparison_chart(comparison),
@@ -145,13 +145,14 @@ def _title(profile: xr.Dataset | None, plans: Mapping[str, RankPlan], comparison
     return "Fine-tuning"
 
 
-def _profile_part(profile: xr.Dataset) -> ProfilePart:
+def _profile_part(profile: xr.Dataset, plans: Mapping[str, RankPlan]) -> ProfilePart:
     charts, table = profile_section.covariates(profile)
+    labels = _deciding_first(profile, plans)
     return ProfilePart(
         measured=what_was_measured(profile),
         chart=profile_section.dimensions_chart(profile),
-        rises=rises_chart(profile),
-        scales=profile_section.scale_chart(profile),
+        rises=rises_chart(profile, labels),
+        scales=profile_section.scale_chart(profile, labels),
         covariates=charts,
         covariates_table=table,
         origin=[
@@ -163,12 +164,17 @@ def _profile_part(profile: xr.Dataset) -> ProfilePart:
     )
 
 
+def _deciding_first(profile: xr.Dataset, plans: Mapping[str, RankPlan]) -> list[str]:
+    """Return the estimators of a profile, those that the plans rest on first."""
+    decided = [str(mapping(plan.provenance.get("profile")).get("estimator", "")) for plan in plans.values()]
+    labels = [str(one) for one in profile["estimator"].values]
+    return sorted(labels, key=lambda label: label not in decided)
+
+
 def _profile_facts(profile: xr.Dataset | None, plans: Mapping[str, RankPlan]) -> Iterator[tuple[str, str]]:
     if profile is None:
         return
-    labels = [str(one) for one in profile["estimator"].values]
-    decided = [str(mapping(plan.provenance.get("profile")).get("estimator", "")) for plan in plans.values()]
-    label = next((one for one in decided if one in labels), labels[0])
+    label = _deciding_first(profile, plans)[0]
     known = profile["dimension"].sel(estimator=label).values
     known = known[np.isfinite(known)]
     if known.size:

@@ -110,7 +110,8 @@ def render(contents: Contents) -> str:
         style=_template("report.css"),
         scripts=scripts,
         policy=content_policy(scripts),
-        made=f"gelora {package_versions(['gelora']).get('gelora', '')}, {timestamp()[:10]}",
+        made=f"gelora {package_versions(['gelora']).get('gelora', '')}",
+        created=timestamp()[:10],
     )
     return page
 

@@ -1,5 +1,7 @@
 """What a report shows of a profile: dimensions with errors, covariates, scales, and where it comes from."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
@@ -89,9 +91,9 @@ def covariates(profile: xr.Dataset) -> tuple[list[Chart], Table]:
     return charts, Table(caption="Covariates by layer", head=head, rows=rows)
 
 
-def scale_chart(profile: xr.Dataset) -> Chart | None:
+def scale_chart(profile: xr.Dataset, labels: Sequence[str]) -> Chart | None:
     """Return dimension against scale, for each estimator that reads several; None where none does."""
-    found = {str(label): scales_chart(profile, str(label)) for label in profile["estimator"].values}
+    found = {label: scales_chart(profile, label) for label in labels}
     figures = {label: figure for label, figure in found.items() if figure is not None}
     if not figures:
         return None

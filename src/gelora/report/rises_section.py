@@ -1,5 +1,6 @@
 """What a report shows of the rises of a dimension, which ranks are made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ from gelora.report.charts import block_names, figure
 from gelora.report.pieces import Chart, Table, number, row
 
 
-def rises_chart(profile: xr.Dataset) -> Chart | None:
+def rises_chart(profile: xr.Dataset, labels: Sequence[str]) -> Chart | None:
     """Return the rise over each block with its interval, by estimator; None where none has replicates enough."""
-    labels = [str(label) for label in profile["estimator"].values]
     found = {label: one for label in labels if (one := _rises(profile, label)) is not None}
     if not found:
         return None

@@ -45,7 +45,7 @@
     const room = width - 80; // without the margins
     const longest = Math.max(1, ...names.map((name) => name.length));
     const columns = Math.max(1, Math.floor(room / (50 + 0.6 * size * longest)));
-    const legend = { orientation: "h", x: 0, font: { size } };
+    const legend = { orientation: "h", x: 0, font: { size }, tracegroupgap: 0 };
     if (names.length <= columns) return { rows: 0, letters: longest, legend: { ...legend, y: 1.02, yanchor: "bottom" } };
     return {
       rows: Math.ceil(names.length / columns),
