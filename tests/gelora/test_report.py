@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,51 +13,15 @@ import xarray as xr
 
 from comparisons import example_comparison
 from examples import example_plan, example_profile, uncertain
-from gelora.plan import RankPlan
+from gelora import citation
 from gelora.profile import save_profile
 from gelora.report import report_files, write_report
 from gelora.report.contents import contents_of
 from gelora.report.page import content_policy, named_plans
 from gelora.scores import save_comparison
+from html_pages import Page
 
 HOSTILE = "</script><script>alert('x')</script><img src=http://example.org/a onerror=alert(1)>"
-VOID = {"meta", "input", "link", "br", "img"}
-
-
-class Page(HTMLParser):
-    """A parsed page: its elements with their attributes, and the text of each."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[int, str] = {}
-        self.open: list[int] = []
-        self.unbalanced: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(len(self.elements) - 1)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.elements[self.open[-1]][0] != tag:
-            self.unbalanced.append(tag)
-            return
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        for place in self.open:
-            self.texts[place] = self.texts.get(place, "") + data
-
-    def all(self, tag: str, **wanted: str) -> list[tuple[dict[str, str | None], str]]:
-        """Attributes and text of every element of a kind."""
-        return [
-            (attributes, self.texts.get(place, ""))
-            for place, (name, attributes) in enumerate(self.elements)
-            if name == tag and all(attributes.get(key) == value for key, value in wanted.items())
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +122,6 @@ def test_the_page_says_in_words_what_was_measured_and_what_is_to_be_minded(page:
 
 
 def test_the_citation_is_that_of_the_profile(page: Page, profile: xr.Dataset) -> None:
-    from gelora.profile import citation
-
     ((_, written),) = page.all("pre", id="bibtex")
     assert written == citation(profile)
 
@@ -405,24 +366,3 @@ def test_without_its_libraries_the_extra_is_named(
     with pytest.raises(ImportError, match=re.escape("gelora[report]")):
         write_report(profile, tmp_path / "r.html")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_notebook_shows_a_plan_as_a_table_of_escaped_text() -> None:
-    plan = example_plan([2, 3], HOSTILE, key_rank=1)
-    shown = uncertain(plan, 0.4)._repr_html_()
-    page = Page(shown)
-    assert not page.unbalanced
-    assert not page.all("script")
-    assert [head for _, head in page.all("th", scope="col")] == [
-        "block", "query", "key", "value", "output", "parameters", "stable",
-    ]  # fmt: skip
-    cells = [cell for _, cell in page.all("td")]
-    assert cells == ["2", "1", "2", "2", f"{7 * 16:,}", "0.99", "3", "1", "3", "3", f"{10 * 16:,}", "0.40"]
-    assert "probability 0.40" in page.all("caption")[0][1]
-    assert "color: inherit" in shown
-
-
-def test_a_block_without_a_matrix_of_a_role_has_a_dash() -> None:
-    plan = example_plan([2, 3])
-    fewer = replace(plan, modules=plan.modules[1:])
-    assert RankPlan._repr_html_(fewer).count(">–<") == 1

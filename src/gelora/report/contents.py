@@ -8,7 +8,7 @@ import xarray as xr
 
 from gelora.netcdf import json_attribute
 from gelora.plan import RankPlan
-from gelora.profile import GELORA_CITATION, citation
+from gelora.profile import attribute, citation
 from gelora.report import profile_section
 from gelora.report.comparison_section import comparison_chart
 from gelora.report.finding import Finding, by_severity
@@ -75,7 +75,7 @@ class Contents:
     origin : list of Table
         Provenance of what is no profile.
     citation : str
-        BibTeX.
+        BibTeX, empty without a profile.
     """
 
     title: str
@@ -127,8 +127,15 @@ def contents_of(
         comparison=None if comparison is None else comparison_chart(comparison),
         records=records_chart(records) if records else None,
         origin=[*_plans_origin(plans), *([] if comparison is None else [_comparison_origin(comparison)])],
-        citation=GELORA_CITATION + "\n" if profile is None else citation(profile),
+        citation=_citation(profile),
     )
+
+
+def _citation(profile: xr.Dataset | None) -> str:
+    if profile is None:
+        return ""
+    attribute(profile, "citations")  # a damaged one is named
+    return citation(profile)
 
 
 def _named(finding: Finding, plan: str) -> Finding:
