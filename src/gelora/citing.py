@@ -206,23 +206,28 @@ def _of_dataset(dataset: xr.Dataset) -> Iterator[str]:
     schema = str(dataset.attrs.get("schema", ""))
     if schema == "gelora-profile":
         yield _GELORA
-        for label, text in json_attribute(dataset, "citations", "`results`").items():
+        for label, text in _mapping(dataset, "citations").items():
             yield str(text).strip() or f"% the estimator {label!r} cites nothing"
     elif schema == "gelora-training-record":
-        yield from _of_plan(
-            str(dataset.attrs.get("policy", "")), json_attribute(dataset, "plan_provenance", "`results`")
-        )
+        yield from _of_plan(str(dataset.attrs.get("policy", "")), _mapping(dataset, "plan_provenance"))
         yield from _ADAPTERS.get(str(dataset.attrs.get("adapter", "")), ())
     elif schema == "gelora-comparison":
-        study = json_attribute(dataset, "study", "`results`")
+        study = _mapping(dataset, "study")
         for method in study.get("methods", []):
-            estimator = str(method.get("ranks", {}).get("estimator") or study.get("estimator", "twonn"))
+            estimator = str((method.get("ranks") or {}).get("estimator") or study.get("estimator", "twonn"))
             yield from _of_plan(str(method.get("policy", "")), {"profile": {"estimator": estimator}})
             yield from _ADAPTERS.get(str(method.get("adapter", "")).split("(")[0], ())
     elif schema.startswith("gelora-"):
         yield _GELORA
     else:
         raise ValueError(f"`results` must be made by gelora, got a Dataset whose attribute `schema` is {schema!r:.80}")
+
+
+def _mapping(dataset: xr.Dataset, name: str) -> dict[str, Any]:
+    record = json_attribute(dataset, name, "`results`")
+    if not isinstance(record, dict):
+        raise ValueError(f"`results`: its attribute `{name}` is damaged: {record!r:.80}")
+    return record
 
 
 def _of_plan(policy: str, provenance: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import typer
 
 # Each registers its commands.
 from gelora import cli_ranks as cli_ranks
+from gelora import cli_report as cli_report
 from gelora import cli_tuning as cli_tuning
 from gelora.cli_options import app as app
 from gelora.masking import masked

@@ -18,6 +18,7 @@ from gelora.measuring import (
     Caught,
     LayerReading,
     Measurer,
+    copies_removed,
     covariate_method,
     give_out,
     neighbor_method,
@@ -25,6 +26,7 @@ from gelora.measuring import (
     report_halves,
     report_recall,
     report_undefined,
+    warnings_record,
 )
 from gelora.messages import check_replicates
 from gelora.processes import Processes
@@ -104,7 +106,8 @@ def estimate(
     xarray.Dataset
         The profile: ``dimension``, ``standard_error``, ``ci_low``, ``ci_high``, ``n_points`` and ``undefined``
         (the reason, where a dimension is) by estimator and layer, covariates by layer, provenance in the
-        attributes; ``dimension_scales`` where an estimator reads several scales; with replicates
+        attributes, what estimators warned of among them; ``n_copies``, exact copies left out;
+        ``dimension_scales`` where an estimator reads several scales; with replicates
         ``dimension_replicates`` and ``dimension_scale_replicates``; ``neighbor_recall`` where an estimator was asked to
         search approximately, and the attribute ``neighbor_methods``. A number does not depend on which other
         estimators or layers were asked for.
@@ -219,7 +222,7 @@ def estimate_representations(
     report_undefined(undefined, list(estimators), clouds)
     report_halves(layers, list(estimators), clouds)
     report_recall(layers, estimators, clouds)
-    return _assemble(clouds, estimators, layers, halves, seed, time.perf_counter() - started)
+    return _assemble(clouds, estimators, layers, told, halves, seed, time.perf_counter() - started)
 
 
 def _measure(measurer: Measurer, scheduler: str | None, progress: bool) -> tuple[list[LayerReading], Caught]:
@@ -257,6 +260,7 @@ def _assemble(
     clouds: Representations,
     estimators: Mapping[str, DimensionEstimator],
     layers: Sequence[LayerReading],
+    told: Caught,
     halves: Halves,
     seed: int,
     seconds: float,
@@ -269,6 +273,7 @@ def _assemble(
         return numbers
 
     optional, scales = _optional(layers, labels, len(halves))
+    optional["n_copies"] = table(copies_removed)
     methods = {label: way for label, function in estimators.items() if (way := neighbor_method(function)) != "exact"}
     if methods:
         optional["neighbor_recall"] = table(neighbor_recall)
@@ -301,6 +306,7 @@ def _assemble(
             **replicates,
             "seed": int(seed),
             "estimators": {label: describe_estimator(function) for label, function in estimators.items()},
+            "estimator_warnings": warnings_record(told),
             "citations": {label: str(getattr(f, "citation", "")) for label, f in estimators.items()},
             "estimator_seconds": {label: round(value, 3) for label, value in seconds_of.items()},
             **({"neighbor_methods": methods} if methods else {}),

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gelora.files import atomic_path, make_folder
+from gelora.lora_arguments import lora_arguments, python_literal
 from gelora.messages import check_choice, nearest
 from gelora.plan_check import Planned
 from gelora.quiet import quiet_libraries
@@ -69,42 +70,8 @@ def make_lora_config(
     contrary = set(_RESERVED) & set(options) or {name for name in _CONTRARY if options.get(name)}
     if contrary:
         raise ValueError(f"`{min(contrary)}` follows from the plan: change the plan instead")
-    given = dict(options)
-    if all(module.transposed for module in modules):
-        given.setdefault("fan_in_fan_out", True)
-    names = [module.name for module in modules]
-    # peft matches "(.*\.)?(key)$": an anchor leaves nothing before the name.
-    anchor = "" if model is None and not _longer(names, names) else "^"
-    keys = {name: anchor + re.escape(name) for name in names}
-    largest = max(module.rank for module in modules)
-    return LoraConfig(
-        task_type=task_type,
-        r=largest,
-        lora_alpha=_number(scaling * largest),  # type: ignore[arg-type]
-        target_modules=_targets(names, model),
-        rank_pattern={keys[module.name]: module.rank for module in modules},
-        alpha_pattern={keys[module.name]: _number(module.alpha) for module in modules},
-        **given,
-    )
-
-
-def _targets(names: Sequence[str], model: "nn.Module | None") -> list[str] | str:
-    """Return the names, or one anchored expression where a listed name would match another module by its end."""
-    others = names if model is None else [name for name, _ in model.named_modules()]
-    if not _longer(names, others):
-        return list(names)
-    return "|".join(re.escape(name) for name in names)
-
-
-def _longer(names: Iterable[str], others: Iterable[str]) -> bool:
-    """Say whether one of ``others`` is one of ``names`` with something before it."""
-    wanted = set(names)
-    return any(name[place + 1 :] in wanted for name in others for place, mark in enumerate(name) if mark == ".")
-
-
-def _number(value: float) -> float:
-    """Return whole numbers as int: configuration files read by other tools expect them so."""
-    return int(value) if float(value).is_integer() else value
+    fields = lora_arguments(modules, scaling, None if model is None else [name for name, _ in model.named_modules()])
+    return LoraConfig(task_type=task_type, **{**fields, **options})
 
 
 def model_name(provenance: Mapping[str, Any]) -> str:
@@ -341,19 +308,8 @@ def to_trl(config: "LoraConfig", base_model: str, dataset: str) -> str:
     >>> print(to_trl(LoraConfig(r=4), "base", "rows").split("LoraConfig(")[1].split(")")[0].strip())
     r=4,
     """
-    arguments = "\n".join(f"    {name}={_python(value)}," for name, value in _changed(config).items())
+    arguments = "\n".join(f"    {name}={python_literal(value)}," for name, value in _changed(config).items())
     return _TRL.format(arguments=arguments, model=base_model, output="sft-gelora", dataset=dataset)
-
-
-def _python(value: Any) -> str:
-    if isinstance(value, Mapping):
-        lines = [f"{name!r}: {entry!r}" for name, entry in value.items()]
-    elif isinstance(value, list):
-        lines = [repr(entry) for entry in value]
-    else:
-        return repr(value)
-    ends = "{}" if isinstance(value, Mapping) else "[]"
-    return f"{ends[0]}\n" + "".join(f"        {line},\n" for line in lines) + f"    {ends[1]}"
 
 
 class Exportable(Protocol):

@@ -264,6 +264,20 @@ def cloud_covariates(points: NDArray[Any], found: Neighbors | None = None, metho
     return values
 
 
+def warnings_record(told: Caught) -> dict[str, list[dict[str, str]]]:
+    """Return what estimators warned of, by their labels, as JSON takes it.
+
+    Examples
+    --------
+    >>> warnings_record([("ph", "layer 3 of the encoder", (UserWarning, "the line bends"))])
+    {'ph': [{'where': 'layer 3 of the encoder', 'category': 'UserWarning', 'message': 'the line bends'}]}
+    """
+    found: dict[str, list[dict[str, str]]] = {}
+    for label, where, (category, message) in told:
+        found.setdefault(label, []).append({"where": where, "category": category.__name__, "message": message})
+    return found
+
+
 def give_out(told: Caught) -> None:
     """Give warnings out, of an estimator's like ones the first, with all layers that have it."""
     alike: dict[tuple[Any, ...], list[tuple[str, str, Entry]]] = {}
@@ -290,8 +304,8 @@ def report_halves(layers: Sequence[LayerReading], labels: Sequence[str], clouds:
             continue
         if table.all():  # none is missing, there are too few
             warnings.warn(
-                f"{label}: {table.shape[1]} halves of the rows are one split, from which ranks get no probabilities: give "
-                "`n_replicates` of at least 4, better 20",
+                f"{label}: {table.shape[1]} halves of the rows are one split, from which ranks get no probabilities: "
+                "give `n_replicates` of at least 4, better 20",
                 stacklevel=4,
             )
             continue
@@ -308,6 +322,12 @@ def report_halves(layers: Sequence[LayerReading], labels: Sequence[str], clouds:
 def neighbor_recall(estimate: DimensionEstimate) -> float:
     """Return the share of the true neighbours that the search of an estimate found, NaN where it was exact."""
     return float(np.asarray(estimate.diagnostics.get("neighbor_recall", math.nan)))
+
+
+def copies_removed(estimate: DimensionEstimate) -> float:
+    """Return how many copies of other points an estimate left out, NaN where it does not say."""
+    found = estimate.diagnostics.get("n_copies")
+    return float(found) if isinstance(found, int | float | np.number) else math.nan
 
 
 def report_recall(layers: Sequence[LayerReading], estimators: Mapping[str, Any], clouds: Representations) -> None:

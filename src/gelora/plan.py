@@ -7,17 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gelora.blocks import (
-    Architecture,
-    architecture_of,
-    find_blocks,
-    is_linear,
-    matrix_shape,
-    weights_fingerprint,
-)
+from gelora.blocks import Architecture, architecture_of, find_blocks, is_linear, matrix_shape, weights_fingerprint
 from gelora.export import export_plan, make_lora_config, model_name, to_axolotl, to_trl, write_adapter_config
 from gelora.files import atomic_path, read_json, to_json
 from gelora.plan_check import PlanCheck, bare_model, check_adaptation
+from gelora.plan_html import plan_html
 from gelora.plan_uncertainty import PlanScales, PlanUncertainty, scales_from_record, uncertainty_from_record
 
 if TYPE_CHECKING:
@@ -108,6 +102,8 @@ class RankPlan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: PlanUncertainty | None = None
     by_scale: PlanScales | None = None
+
+    _repr_html_ = plan_html  # how notebooks show it
 
     @property
     def n_parameters(self) -> int:

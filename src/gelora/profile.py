@@ -20,6 +20,7 @@ OPTIONAL_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "dimension_replicates": ("estimator", "layer", "replicate"),
     "dimension_scale_replicates": ("estimator", "layer", "scale", "replicate"),
     "neighbor_recall": ("estimator", "layer"),
+    "n_copies": ("estimator", "layer"),
 }
 COVARIATES = ("mean_norm", "mean_nearest_distance", "spectral_entropy", "participation_ratio", "anisotropy")
 _LONG_NAMES = {
@@ -33,6 +34,7 @@ _LONG_NAMES = {
     "dimension_replicates": "intrinsic dimension on halves of the data rows; replicates 2s and 2s + 1 are split s",
     "dimension_scale_replicates": "intrinsic dimension by scale on the same halves",
     "neighbor_recall": "share of the true nearest neighbours that an approximate search found, NaN where it is exact",
+    "n_copies": "exact copies of other points, removed before the estimate; NaN where an estimator does not count them",
     "scale": "neighbourhood size or whatever the estimator calls its scale",
     "mean_norm": "mean Euclidean norm of the points",
     "mean_nearest_distance": "mean distance to the nearest other point",

@@ -171,6 +171,19 @@ def test_what_an_estimator_warns_about_comes_with_its_name_and_the_layer(clouds)
         profile = estimate_representations([clouds[0], clouds[1][:390]], estimator=doubtful, progress=False)
     assert len(caught) == 1
     assert (profile["dimension"] == 2.0).all()
+    kept = {"where": "layer 1 of the encoder", "category": "RuntimeWarning", "message": "the line bends"}
+    assert json.loads(profile.attrs["estimator_warnings"]) == {"doubtful": [kept]}
+
+
+def test_a_profile_holds_the_copies_that_each_estimator_removed_or_that_it_counts_none(clouds):
+    def plain(points, *, rng):
+        return DimensionEstimate(2.0, n_points=len(points))
+
+    repeated = np.concatenate([clouds[1][:-5], clouds[1][:5]])
+    profile = estimate_representations([clouds[0], repeated], estimator=["twonn", plain], progress=False)
+    np.testing.assert_array_equal(profile["n_copies"], [[0, 5], [np.nan, np.nan]])
+    np.testing.assert_array_equal(profile["n_points"][0] + profile["n_copies"][0], [len(clouds[0]), len(clouds[1])])
+    assert json.loads(profile.attrs["estimator_warnings"]) == {}
 
 
 def test_like_warnings_of_several_layers_are_given_once_with_all_layers(clouds):

@@ -23,6 +23,7 @@ WITHOUT_TORCH = (
     "gelora.plots",
     "gelora.topology",
     "gelora.figures",
+    "gelora.report",
     "gelora.registry",
     "gelora.cli",
 )

@@ -1,10 +1,13 @@
 """A made-up profile and a made-up plan, for what draws and prints them."""
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 
 from gelora.blocks import Architecture
 from gelora.plan import ModuleRank, RankPlan
+from gelora.plan_uncertainty import PlanUncertainty
 from gelora.profile import COVARIATES, ESTIMATES, make_profile
 
 NAN = float("nan")
@@ -56,4 +59,24 @@ def example_plan(ranks: list[int], policy: str = "geometric", *, stack: str = "e
         architecture=Architecture(model_type="tiny", blocks={stack: len(ranks)}, width=8),
         weights_fingerprint="",
         scaling=2.0,
+    )
+
+
+def uncertain(plan: RankPlan, stability: float, *, n_settling: float = 31_910.8) -> RankPlan:
+    """Return the plan with a made-up uncertainty: its last matrix is as stable as the whole."""
+    count = len(plan.modules)
+    least = [0.99] * (count - 1) + [stability]
+    return replace(
+        plan,
+        uncertainty=PlanUncertainty(
+            ranks=(1, 2),
+            probabilities=((0.7, 0.3),) * count,
+            expected=(1.3,) * count,
+            module_stability=tuple(least),
+            stability=stability,
+            n_examples=2000,
+            n_settling=n_settling,
+            confidence=0.9,
+            n_replicates=20,
+        ),
     )

@@ -1,0 +1,229 @@
+"""Put a report together and write it: one HTML file with its styles, its scripts and plotly inside."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from gelora.blocks import Architecture
+from gelora.files import atomic_path, check_writable
+from gelora.masking import masked
+from gelora.plan import RankPlan
+from gelora.profile import attribute, check_profile
+from gelora.provenance import package_versions, timestamp
+from gelora.report.contents import Contents, contents_of
+from gelora.scores import check_comparison
+
+Plans = RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan]
+Records = xr.Dataset | Mapping[str, xr.Dataset]
+_RECORD_VARIABLES = ("loss", "score", "seconds", "trainable_parameters")
+
+
+def write_report(
+    profile: xr.Dataset | None,
+    path: str | Path,
+    *,
+    plan: Plans | None = None,
+    comparison: xr.Dataset | None = None,
+    record: Records | None = None,
+) -> Path:
+    """Write one self-contained HTML page that tells what was measured, what follows, and how far to trust it.
+
+    The page holds its charts (plotly, some 5 MB) and loads nothing from anywhere; each chart has its numbers in a
+    table beneath, for readers without JavaScript and for print.
+
+    Parameters
+    ----------
+    profile : xarray.Dataset or None
+        As `gelora.estimate` returns.
+    path : str or Path
+        The file, customarily ``.html``; an existing one is replaced.
+    plan : RankPlan, or sequence or mapping of these, optional
+        Of the same architecture; several are set side by side. Each comes with the ``LoraConfig`` to copy.
+    comparison : xarray.Dataset, optional
+        As `gelora.compare` returns.
+    record : xarray.Dataset, or mapping of these, optional
+        Training records as `gelora.finetune` returns.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is not what it should be, there is none, or a plan is of another architecture than the profile
+        or another plan.
+    ImportError
+        If plotly or jinja2 is not installed: they come with ``gelora[report]``.
+    OSError
+        If the file cannot be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from gelora import estimate_representations
+    >>> cloud = np.random.default_rng(0).normal(size=(300, 5))
+    >>> profile = estimate_representations([cloud[:, :2], cloud], progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = write_report(profile, folder + "/report.html").read_text()
+    >>> "<h1>" in page
+    True
+    """
+    check_writable(path)
+    plans, records = named_plans(plan), named_records(record)
+    if profile is None and not plans and comparison is None and not records:
+        raise ValueError("`profile` must be given, or a plan, a comparison or a record: there is nothing to report on")
+    if profile is not None:
+        check_profile(profile)
+        _check_belong(profile, plans)
+    if comparison is not None:
+        check_comparison(comparison)
+    for one in records.values():
+        check_record(one)
+    text = render(contents_of(profile, plans, comparison, records))
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def render(contents: Contents) -> str:
+    """Return the page of these contents."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ImportError("a report needs jinja2 and plotly: pip install 'gelora[report]'") from error
+    options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    template = Environment(autoescape=True, finalize=_without_credentials, **options).from_string(
+        _template("report.html.jinja")
+    )
+    # Browsers read a carriage return as a line feed, which would change the hash of what is allowed to run.
+    scripts = [text.replace("\r\n", "\n").replace("\r", "\n") for text in (get_plotlyjs(), _template("report.js"))]
+    page: str = template.render(
+        contents=contents,
+        charts={chart.name: {"figures": chart.figures, "choices": list(chart.choices)} for chart in contents.charts},
+        style=_template("report.css"),
+        scripts=scripts,
+        policy=content_policy(scripts),
+        made=f"gelora {package_versions(['gelora']).get('gelora', '')}",
+        created=timestamp()[:10],
+    )
+    return page
+
+
+def content_policy(scripts: Sequence[str]) -> str:
+    """Return a Content-Security-Policy under which these scripts run, no other, and nothing is loaded.
+
+    Examples
+    --------
+    >>> content_policy(["1"]).split("; ")[1]
+    "script-src 'sha256-a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s='"
+    """
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def named_plans(plan: Plans | None) -> dict[str, RankPlan]:
+    """Return plans by name, those without one by their policies.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no plan, or they are of several architectures.
+    """
+    if plan is None:
+        return {}
+    if isinstance(plan, Mapping):
+        named = dict(plan)
+    elif isinstance(plan, RankPlan):
+        named = {plan.policy: plan}
+    else:
+        given = list(plan)
+        policies = [getattr(one, "policy", "") for one in given]
+        twice = len(set(policies)) < len(policies)
+        named = {f"{policies[place]} {place + 1}" if twice else policies[place]: one for place, one in enumerate(given)}
+    for one in named.values():
+        if not isinstance(one, RankPlan):
+            raise TypeError(f"`plan` must hold RankPlans only, got {type(one).__name__}")
+        _check_whole(one)
+    for name, one in named.items():
+        first, own = next(iter(named.values())).architecture, one.architecture
+        if own != first:
+            raise ValueError(
+                f"`plan` must hold plans of one architecture, but {name!r} is for {own} and another for {first}: make "
+                "a report of each"
+            )
+    return named
+
+
+def _check_whole(plan: RankPlan) -> None:
+    """Raise ValueError where what a plan says of its matrices is not said of each."""
+    found, scales, count = plan.uncertainty, plan.by_scale, len(plan.modules)
+    whole = not scales or all(len(ranks) == count for ranks in scales.ranks)
+    if found is not None:
+        whole &= all(len(row) == len(found.ranks) for row in found.probabilities)
+        whole &= {len(found.probabilities), len(found.expected), len(found.module_stability)} == {count}
+    if not whole:
+        raise ValueError(
+            f"`plan` {plan.policy!r} is damaged: its probabilities or scales are not those of its {count} matrices; "
+            "make it again by `gelora ranks`"
+        )
+
+
+def named_records(record: Records | None) -> dict[str, xr.Dataset]:
+    """Return training records by name."""
+    if record is None:
+        return {}
+    if isinstance(record, xr.Dataset):
+        return {str(record.attrs.get("adapter", "run")): record}
+    return dict(record)
+
+
+def check_record(record: Any) -> xr.Dataset:
+    """Return ``record`` if it has what a report shows of a training record.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it has not, saying what is missing.
+    """
+    if not isinstance(record, xr.Dataset):
+        raise TypeError(f"`record` must be an xarray Dataset, got {type(record).__name__}")
+    for name in _RECORD_VARIABLES:
+        if name not in record.variables:
+            raise ValueError(f"`record` is no training record, it has no {name!r}: make one with `gelora finetune`")
+    return record
+
+
+def _check_belong(profile: xr.Dataset, plans: Mapping[str, RankPlan]) -> None:
+    recorded = attribute(profile, "architecture")
+    if not recorded:
+        return
+    try:
+        made_for = Architecture.from_record(recorded)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"`profile`: its attribute `architecture` is damaged: {error}") from error
+    for name, plan in plans.items():
+        if plan.architecture != made_for:
+            raise ValueError(
+                f"`plan` {name!r} is for {plan.architecture}, but `profile` is of {made_for}: give a plan made from "
+                "this profile, by `gelora ranks`, or make a report of each"
+            )
+
+
+def _without_credentials(value: Any) -> Any:
+    """Mask what goes into the template as text; what is markup already, the styles and scripts, is ours."""
+    return masked(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _template(name: str) -> str:
+    return files("gelora.report").joinpath("templates", name).read_text(encoding="utf-8")
