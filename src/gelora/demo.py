@@ -116,6 +116,7 @@ def run_demo(
         files += [folder / f"finetune-{name}" / "record.nc", folder / f"finetune-{name}" / "adapter"]
 
     files += _draw(profile, plans, folder)
+    files += _report(profile, plans, records, folder, say)
     return DemoResult(profile, plans, records, files)
 
 
@@ -167,3 +168,20 @@ def _draw(profile: xr.Dataset, plans: dict[str, RankPlan], folder: Path) -> list
         save_figure(lambda ax: plot_profile(profile, ax), folder / "profile.png"),
         save_figure(lambda ax: plot_ranks(plans, ax), folder / "ranks.png"),
     ]
+
+
+def _report(
+    profile: xr.Dataset,
+    plans: dict[str, RankPlan],
+    records: dict[str, xr.Dataset],
+    folder: Path,
+    say: Callable[[str], None],
+) -> list[Path]:
+    """Write the report page, where the libraries that draw it are installed."""
+    from gelora.report import write_report
+
+    try:
+        return [write_report(profile, folder / "report.html", plan=plans, record=records)]
+    except ImportError as error:
+        say(f"no report page: {error}")
+        return []

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gelora_estimators as ge
-from gelora.profile import GELORA_CITATION
+from gelora.citing import citation as cite
 from gelora.registry import available_estimators
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,8 +198,17 @@ def test_what_the_estimators_cite_is_in_the_bibliography() -> None:
     assert {"Facco2017", "Denti2022", "Ruppik2025", "Bac2021"} <= cited.keys()
     for key, entry in cited.items():
         assert fields_of(entry) == bib[key], key
-    assert fields_of(GELORA_CITATION)["eprint"] == bib["EdDib2024"]["eprint"]
-    assert fields_of(GELORA_CITATION)["author"] == bib["EdDib2024"]["author"]
+
+
+def test_what_the_adapters_cite_is_in_the_bibliography() -> None:
+    from gelora.finetuning.adapters import ADAPTERS
+
+    bib = bibliography()
+    cited = dict(re.findall(r"@\w+\{(\w+),\n(.*?)\n\}", cite("gelora", *ADAPTERS), re.S))
+    assert cited.pop("gelora")
+    assert len(cited) == 11
+    for key, entry in cited.items():
+        assert fields_of(entry) == bib[key], key
 
 
 def test_every_key_that_pages_and_code_cite_is_among_the_references() -> None:

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import gelora
+from gelora import topology
 from gelora.netcdf import read_dataset
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "files.md"
@@ -22,7 +23,7 @@ pytestmark = [
 ]
 
 # By the heading of its section: files of one kind, with different optional parts.
-DATASETS = ("Profile", "Training record", "Comparison", "Theory report")
+DATASETS = ("Profile", "Training record", "Comparison", "Theory report", "Persistence", "Spanning tree")
 ROW = re.compile(r"^\| (`[^|]*) \|(.*)\|$", re.M)
 
 
@@ -145,11 +146,16 @@ def made(
     report = theory_report(model, profile, texts[:8], plan=plan, estimator="mle", n_points=1, progress=False)
     save_report(report, folder / "theory.nc")
     gelora.compare(study, progress=False)
+    states = gelora.extract_representations(model, texts[:40], progress=False)
+    topology.save_persistence(topology.persistence(states, layer=1), folder / "persistence.nc")
+    topology.save_spanning_tree(topology.spanning_tree(states, layer=1), folder / "tree.nc")
     paths = {
         "Profile": ["profile.nc", "auto.nc", "near.nc"],
         "Training record": ["run/record.nc"],
         "Comparison": ["results/comparison.nc"],
         "Theory report": ["theory.nc"],
+        "Persistence": ["persistence.nc"],
+        "Spanning tree": ["tree.nc"],
     }
     return {title: [read_dataset(folder / path, made_by="") for path in files] for title, files in paths.items()}
 
