@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults bench-extraction bench-approximate bench-rivals readme validate clean distclean
+.PHONY: help install demo test lint format docs figures bench bench-accuracy bench-path bench-ranks bench-theory bench-adapters bench-comparison bench-cost bench-faults bench-extraction bench-approximate bench-rivals readme validate clean distclean figure-inputs
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,11 @@ docs: $(INSTALLED)  ## the HTML documentation, into docs/_build/html/
 
 figures: $(INSTALLED)  ## the figures of paper_figures/ from committed results, into paper_figures/output/
 	$(BIN)/python paper_figures/draw_all.py
+
+figure-inputs: export OMP_NUM_THREADS := 1
+figure-inputs: $(INSTALLED)  ## what the figures are drawn from, measured on data sets from DATA=FOLDER, into paper_figures/profiles/
+	$(BIN)/python tests/benchmarks/intermediate_tuning.py --data $(DATA)
+	for script in paper_figures/measure/[a-z]*.py; do $(BIN)/python $$script --data $(DATA) || exit 1; done
 
 bench: $(INSTALLED)  ## speed: the pieces, the estimators beside limits and rivals, and steps of the adapters, from DATA=FOLDER, into docs/benchmarks/
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds

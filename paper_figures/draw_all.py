@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHARED = {"draw_all.py", "drawing.py"}
+SHARED = {"draw_all.py", "drawing.py", "rank_maps.py"}
 
 
 def main() -> None:

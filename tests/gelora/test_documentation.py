@@ -58,11 +58,10 @@ def test_the_figures_are_drawn_from_files(tmp_path: Path) -> None:
     save_profile(example_profile([[5.0, 7.0, 9.5]]), tmp_path / "profile.nc")
     example_plan([3, 4]).save(tmp_path / "plan-geometric.json")
     example_plan([2, 2], "uniform").save(tmp_path / "plan-uniform.json")
-    script = ROOT / "paper_figures" / "profile_and_ranks.py"
-    files = [tmp_path / name for name in ("profile.nc", "plan-geometric.json", "plan-uniform.json")]
-    subprocess.run(
-        [sys.executable, script, *files, "--output", tmp_path / "figures"], check=True, capture_output=True, timeout=120
-    )
+    script = ROOT / "paper_figures" / "own_profile.py"
+    plans = [tmp_path / name for name in ("plan-geometric.json", "plan-uniform.json")]
+    own = ["--profile", tmp_path / "profile.nc", "--plans", *plans, "--output", tmp_path / "figures"]
+    subprocess.run([sys.executable, script, *own], check=True, capture_output=True, timeout=120)
     made = {path.name for path in (tmp_path / "figures").iterdir()}
-    stems = ("profile", "ranks-geometric", "ranks-uniform", "ranks-compared")
+    stems = ("own-profile", "own-ranks-geometric", "own-ranks-uniform", "own-ranks-compared")
     assert made == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
