@@ -1,6 +1,7 @@
 """What every figure script shares: the style, the sizes, where a figure goes and the line that says what it shows."""
 
 import argparse
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ def new_figure(folder: Path, name: str, *, size: tuple[float, float], made_from:
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        figure.supxlabel(made_from, fontsize=5.5, color="0.35", x=0.01, ha="left")
+        wrapped = textwrap.fill(made_from, width=round(22 * size[0]))  # as much as fits in a line of 6 points
+        figure.supxlabel(wrapped, fontsize=6, color="0.35", x=0.01, ha="left")
         folder.mkdir(parents=True, exist_ok=True)
         # Without a date, so that the same data give the same file.
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
