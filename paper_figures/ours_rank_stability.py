@@ -16,8 +16,8 @@ SHOWN = ("twonn", "mle")
 RANKS = range(1, 6)
 MADE_FROM = (
     "MiniLM, not the paper's DeBERTaV3; train rows, mean over tokens; MLE with k = 10…20; ranks by rounding up. "
-    "(a–d) CoLA: probability of each rank, from halves of the rows; frame: the rank of the plan; below 0.05 no number. "
-    "(e) Probability that another draw of n rows gives the same rank in all six blocks. Measured {date}."
+    "(a–d) CoLA: probability of each rank, from halves of the rows; frame: the rank of the plan; below 0.05 no "
+    "number. (e) Probability that another draw of n rows gives the same rank in all six blocks. Measured {date}."
 )
 
 

@@ -16,10 +16,11 @@ from gelora.palette import COLORS, MARKERS
 
 NAMES = {"sst2": "SST-2", "cola": "CoLA"}
 MADE_FROM = (
-    "MiniLM (6 blocks, width 384), not the paper's DeBERTaV3; mean over tokens; dimensions by MLE, k = 10…20, on 2,000 "
-    "train rows; rank of the Jacobian: largest at {n_points} rows, float64; 90 %: singular values that hold 90 % of "
-    "its energy. (c) SST-2, {n_train:,} train rows, read on the validation texts; the conjecture, as we read it, is "
-    "that the gap shrinks; here it does not. Bars ± one standard error of the dimension. Measured {date}."
+    "MiniLM (6 blocks, width 384), not the paper's DeBERTaV3; mean over tokens; dimensions by MLE, k = 10…20, on "
+    "2,000 train rows; rank of the Jacobian: largest at {n_points} rows, float64; 90 %: singular values that hold "
+    "90 % of its energy. (c) SST-2, {n_train:,} train rows, read on the validation texts; the conjecture, as we "
+    "read it, is that the gap shrinks; here it does not. Bars ± one standard error of the dimension. Measured "
+    "{date}."
 )
 
 

@@ -2,7 +2,7 @@
 
 Usage: python paper_figures/measure/field_cheng.py --data FOLDER
 
-After Cheng2025, who take five sets of 10,000 sequences and decoders: here three sets of 2,000 pieces of 20 words, and
+After Cheng2025, who take five sets of 10,000 sequences and decoders: here three sets of 1,000 pieces of 20 words, and
 MiniLM, an encoder, whose last attended token is [SEP]. In the input of the first block that token differs by its
 position alone, so that layer has no dimension.
 """
@@ -19,7 +19,7 @@ from gelora.demo import demo_model
 
 ESTIMATOR = "gride(scan_to=64)"
 N_WORDS = 20
-N_TEXTS = 2000
+N_TEXTS = 1000
 N_SETS = 3
 SEED = 0
 

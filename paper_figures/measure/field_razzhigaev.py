@@ -20,10 +20,10 @@ from gelora.demo import demo_model
 
 ESTIMATOR = "twonn(discard=0.8, interval='chi2')"
 N_TOKENS = 4096
-N_PARTS = 4  # disjoint sets of texts
-N_PARAGRAPHS = 50  # of a set, for MiniLM
+N_PARTS = 3  # disjoint sets of texts
+N_PARAGRAPHS = 40  # of a set, for MiniLM
 CONTEXT = 128
-BATCH = 8
+BATCH = 4
 WIDTH = 192
 VOCABULARY = 2048
 RECORDED = (0, 5, 10, 20, 40, 80, 160, 320)

@@ -18,7 +18,7 @@ from gelora import extract_representations
 from gelora.demo import demo_model
 from gelora_estimators import DegenerateCloudError, PersistentHomology
 
-N_TEXTS = 200
+N_TEXTS = 120
 N_TOKENS = 256  # [CLS] and [SEP] included
 LAST = 6
 N_JOINED = 40  # sentences of CoLA in a text

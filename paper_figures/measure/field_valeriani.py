@@ -5,6 +5,7 @@ Usage: python paper_figures/measure/field_valeriani.py --data FOLDER
 After Valeriani2023, who average over tokens too, and read the dimension on a plateau over scales.
 """
 
+import re
 import warnings
 
 import xarray as xr
@@ -29,6 +30,8 @@ def main() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         profile = estimate_representations(found, estimator=ESTIMATOR, n_replicates=N_REPLICATES, seed=SEED)
+    told = [str(one.message) for one in caught]
+    without = {layer for text in told if "no plateau" in text for layer in re.findall(r"layer (\d+) of", text)}
     near = compare_representations(found, k=K, n_replicates=N_REPLICATES, seed=SEED)
     before = range(len(found) - 1)
     dataset = xr.Dataset(
@@ -47,7 +50,8 @@ def main() -> None:
         "model": MODEL,
         "data": f"{N_SAMPLES} train rows of SST-2, mean over tokens",
         "estimator": ESTIMATOR,
-        "warnings": [str(one.message) for one in caught],
+        "warnings": told,
+        "layers_without_plateau": len(without),
         "k": K,
         "n_points": near.attrs["n_points"],
         "overlap_by_chance": near.attrs["overlap_by_chance"],
