@@ -15,8 +15,9 @@ KINDS = {
     "sentences": "linguists' examples, joined",
 }
 MADE_FROM = (
-    "MiniLM, not the paper's RoBERTa; no text is by a machine. All {n_tokens} tokens of a text, last layer; degree "
-    "0, α = 1, the paper's settings. {data}. Lines: means. Measured {date}."
+    "MiniLM, not the paper's RoBERTa, and no text is by a machine. All {n_tokens} tokens of a text, last layer; degree "
+    "0, α = 1, the paper's settings. Texts: {data}. In the titles mean ± standard deviation over texts; lines: means. "
+    "Measured {date}."
 )
 
 
@@ -40,7 +41,7 @@ def main() -> None:
             title = f"{name}: {own.mean():.1f} ± {own.std(ddof=1):.1f}, {len(own)} texts"
             axes.set_title(title + (f", {undefined} without" if undefined else ""), loc="left", fontsize=7)
         panels[1].set_ylabel("texts")
-        panels[-1].set_xlabel("dimension of a text (mean ± standard deviation above)")
+        panels[-1].set_xlabel("intrinsic dimension of a text")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ MADE_FROM = (
     "MiniLM (22.7 M parameters), not the paper's DeBERTaV3; GLUE validation splits after 80 to 200 steps, far less "
     "than in any paper. Dashed: one class, or one number, for every row; on CoLA, MRPC and RTE no method beats it "
     "by two standard errors. Bars ± one standard error over {n} seeds. Parameters on a log scale; methods of about "
-    "equal cost are drawn side by side. Score axes do not start at 0. Ring: no other beats the method in both."
+    "equal cost are drawn side by side. Score axes do not start at 0. Ring: no other beats the method in both. "
+    "Measured {date}."
 )
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     arguments = read_arguments(__doc__, comparison=RESULTS / "comparison" / "comparison.nc")
     comparison = read_dataset(arguments.comparison, made_by="make bench-comparison DATA=FOLDER")
     tasks = [*map(str, comparison["task"].values), "average"]
-    made_from = MADE_FROM.format(n=comparison.sizes["seed"])
+    made_from = MADE_FROM.format(n=comparison.sizes["seed"], date=comparison.attrs["created"][:10])
     with new_figure(arguments.output, "ours-pareto", size=(PAGE, 6.2), made_from=made_from) as figure:
         panels = figure.subplots(3, 2, sharex=True)
         for axes, task in zip(panels.flat, tasks, strict=True):
