@@ -37,7 +37,7 @@ def main() -> None:
                 axes.plot(depth, mean, color=COLORS[place], marker=MARKERS[place], label=NAMES[task])
                 axes.fill_between(depth, mean - spread, mean + spread, color=COLORS[place], alpha=0.25, linewidth=0)
             axes.set_title(title, loc="left")
-            axes.set(ylim=(0, None), ylabel="dimension")
+            axes.set(ylim=(0, 1.1 * axes.dataLim.y1))
             axes.grid(axis="y", color="0.92", linewidth=0.5)
         panels[0].set_ylabel("intrinsic dimension")
         panels[1].set_ylabel("components")

@@ -13,10 +13,11 @@ from gelora.palette import COLORS, MARKERS
 
 SCALE = 16  # of panel (c)
 TITLES = {"real": "(a) texts", "shuffled": "(b) the same words, shuffled"}
+LINES = ({"marker": "o"}, {"marker": "s", "markerfacecolor": "white", "linestyle": "--"})
 MADE_FROM = (
     "MiniLM, an encoder, not the decoders of the paper; vector of the last attended token, [SEP]; {data}. Mean ± "
     "standard deviation over the sets, as bands. Gride with n1 = n2/2. Layer 0, the input of the first block, has "
-    "no dimension: there the token differs by its position alone. Measured {date}."
+    "no dimension: there the token differs by its position alone. Here shuffling changes little. Measured {date}."
 )
 
 
@@ -54,9 +55,9 @@ def draw_profiles(axes, found):
     """Draw dimension against depth at one scale, both kinds of text."""
     for place, text in enumerate(TITLES):
         values = found["dimension"].sel(text=text, scale=SCALE).values
-        draw_band(axes, found["depth"].values, values, color=COLORS[place], marker=MARKERS[place], label=text)
+        draw_band(axes, found["depth"].values, values, color=COLORS[place], label=text, **LINES[place])
     axes.set_title(f"(c) at n2 = {SCALE}", loc="left")
-    axes.set_xlabel("relative depth")
+    axes.set(xlim=(-0.03, 1.03), xlabel="relative depth")
     axes.legend(frameon=False)
 
 

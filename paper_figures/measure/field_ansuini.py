@@ -53,7 +53,7 @@ def main() -> None:
     )
     facts = {
         "model": MODEL,
-        "data": f"{N_SAMPLES} train rows of SST-2 and of CoLA, mean over tokens",
+        "data": f"{N_SAMPLES:,} train rows of SST-2 and of CoLA, mean over tokens",
         "estimators": ESTIMATORS,
         "share": SHARE,
         "seed": SEED,

@@ -59,7 +59,7 @@ def main() -> None:
     )
     facts = {
         "model": MODEL,
-        "data": f"{N_SETS} disjoint sets of {N_TEXTS} pieces of {N_WORDS} words, WikiText-2 validation and test",
+        "data": f"{N_SETS} disjoint sets of {N_TEXTS:,} pieces of {N_WORDS} words, WikiText-2 validation and test",
         "estimator": ESTIMATOR,
         "n_texts": N_TEXTS,
         "n_words": N_WORDS,

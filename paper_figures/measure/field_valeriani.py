@@ -48,7 +48,7 @@ def main() -> None:
     )
     facts = {
         "model": MODEL,
-        "data": f"{N_SAMPLES} train rows of SST-2, mean over tokens",
+        "data": f"{N_SAMPLES:,} train rows of SST-2, mean over tokens",
         "estimator": ESTIMATOR,
         "warnings": told,
         "layers_without_plateau": len(without),

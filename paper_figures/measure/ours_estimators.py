@@ -36,7 +36,7 @@ def main() -> None:
     facts = {
         "model": MODEL,
         "tokenizer": MODEL,
-        "data": f"{N_SAMPLES} train rows of SST-2, mean over tokens",
+        "data": f"{N_SAMPLES:,} train rows of SST-2, mean over tokens",
         "warnings": [str(one.message) for one in caught],
     }
     print(write(profile, arguments, "ours_estimators", **facts))
