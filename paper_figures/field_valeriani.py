@@ -23,7 +23,7 @@ def main() -> None:
     found = read_dataset(arguments.measured, made_by="python paper_figures/measure/field_valeriani.py --data FOLDER")
     depth = found["depth"].values
     without = int(found.attrs["layers_without_plateau"])
-    plateau = f"No plateau over n2 = 2 … 64 in {without} of {len(depth)} layers."
+    plateau = f"A plateau over n2 = 2 … 64 was found in {len(depth) - without} of {len(depth)} layers."
     made_from = MADE_FROM.format(
         data=found.attrs["data"],
         n=int(found.attrs["n_points"]),
@@ -37,9 +37,11 @@ def main() -> None:
             style = {"color": COLORS[place], "marker": MARKERS[place], "capsize": 1.5}
             values = found["dimension_scales"].sel(scale=scale).values
             above.errorbar(depth, values, yerr=error(found, scale), label=f"n2 = {scale}", **style)
+        style = {"color": "black", "marker": "x", "linestyle": ":", "linewidth": 0.9}
+        above.plot(depth, found["plateau"].values, label="plateau", **style)
         above.set_title("(a) dimension by Gride", loc="left")
         above.set(ylim=(0, None), ylabel="intrinsic dimension")
-        above.legend(frameon=False, ncols=3, loc="lower center")
+        above.legend(frameon=False, ncols=4, loc="lower center", columnspacing=0.8, handlelength=1.5, fontsize=6.5)
         middle = (depth[1:] + depth[:-1]) / 2
         style = {"color": COLORS[0], "marker": MARKERS[0], "capsize": 1.5}
         below.errorbar(middle, found["overlap"].values, yerr=found["overlap_error"].values, **style)

@@ -12,10 +12,11 @@ from gelora.netcdf import read_dataset
 from gelora.palette import COLORS, MARKERS
 
 LAYERS = (1, 6)
+FEWEST = 250  # points in the upper panels: below, H0 has too few to draw from
 MADE_FROM = (
-    "MiniLM, not the paper's DeBERTaV3; {data}. (a, b) mean ± standard deviation over up to {n_draws} disjoint "
-    "draws; one draw at n = {last:,}. (c, d) Gride with n1 = n2/2, one draw of each n; against n2/n, the share of "
-    "the cloud that the neighbourhood holds. Measured {date}."
+    "MiniLM, not the paper's DeBERTaV3; {data}. (a, b) Mean ± standard deviation over {draws}. Without n = {first}, "
+    "where H0 reads {few}. (c, d) Gride with n1 = n2/2, one draw of each n; n2/n is the share of the cloud that the "
+    "neighbourhood holds. Measured {date}."
 )
 
 
@@ -24,8 +25,13 @@ def main() -> None:
     arguments = read_arguments(__doc__, measured=INPUTS / "ours_n_and_scale.nc")
     found = read_dataset(arguments.measured, made_by="python paper_figures/measure/ours_n_and_scale.py --data FOLDER")
     sizes = found["n"].values
+    few = found["dimension"].sel(n=sizes[0], estimator="H0, α = 1").isel(layer=list(LAYERS)).values
     made_from = MADE_FROM.format(
-        data=found.attrs["data"], n_draws=found.sizes["draw"], last=sizes[-1], date=found.attrs["created"][:10]
+        first=sizes[0],
+        data=found.attrs["data"],
+        draws=", ".join(f"{min(found.sizes['draw'], sizes[-1] // n)} at n = {n:,}" for n in sizes if n >= FEWEST),
+        few=f"{np.nanmin(few):.0f} to {np.nanmax(few):.0f}, undefined in {np.isnan(few).sum()} of {few.size}",
+        date=found.attrs["created"][:10],
     )
     with new_figure(arguments.output, "ours-n-and-scale", size=(PAGE, 4.6), made_from=made_from) as figure:
         panels = figure.subplots(2, 2, sharey=True)
@@ -37,20 +43,21 @@ def main() -> None:
             below.set_title(f"({'cd'[column]}) output of block {layer}, against scale", loc="left")
         for axes in panels[:, 0]:
             axes.set_ylabel("intrinsic dimension")
-        panels[0, 0].legend(frameon=False, ncols=2, loc="lower right")
-        panels[1, 0].legend(frameon=False, ncols=2, loc="lower right", title="n", title_fontsize=7)
+        panels[0, 0].legend(frameon=False, ncols=2, loc="upper right")
+        panels[1, 0].legend(frameon=False, ncols=3, loc="upper right", title="n", title_fontsize=7)
         for axes in panels.flat:
-            axes.set_ylim(0, None)
+            axes.set_ylim(0, 65)
             axes.grid(axis="y", color="0.92", linewidth=0.5)
 
 
 def draw_n(axes, found):
     """Draw the estimates against n."""
+    found = found.sel(n=slice(FEWEST, None))
     sizes = found["n"].values
     for place, estimator in enumerate(map(str, found["estimator"].values)):
         values = found["dimension"].sel(estimator=estimator).values
         known = np.isfinite(values).sum(axis=1)
-        mean = np.nanmean(values, axis=1)
+        mean = np.array([row[np.isfinite(row)].mean() if n else np.nan for row, n in zip(values, known, strict=True)])
         spread = np.array(
             [row[np.isfinite(row)].std(ddof=1) if n > 1 else 0.0 for row, n in zip(values, known, strict=True)]
         )

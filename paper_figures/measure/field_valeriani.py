@@ -41,6 +41,8 @@ def main() -> None:
                 ("layer", "scale", "replicate"),
                 profile["dimension_scale_replicates"].values[0],
             ),
+            "plateau": ("layer", profile["dimension"].values[0]),
+            "plateau_error": ("layer", profile["standard_error"].values[0]),
             "overlap": ("gap", [near["neighborhood_overlap"].values[at, at + 1] for at in before]),
             "overlap_error": ("gap", [near["neighborhood_overlap_standard_error"].values[at, at + 1] for at in before]),
         },
