@@ -44,12 +44,13 @@ def main() -> None:
         panels[0, 1].set_ylabel("anisotropy")
         panels[1, 0].set_ylim(0, None)
         panels[1, 0].set_ylabel("intrinsic dimension")
-        panels[1, 1].set(ylim=(0, None), ylabel="nats a token")
-        panels[0, 1].legend(frameon=False, title="after block", title_fontsize=6, fontsize=6, ncols=5)
+        panels[1, 1].set(ylim=(0, 1.1 * found["decoder_test_loss"].max()), ylabel="nats a token")
+        panels[0, 1].legend(frameon=False, title="after block", title_fontsize=6, fontsize=6, loc="upper left")
         for axes in panels.flat[1:]:
             axes.set_xscale("symlog", linthresh=5, linscale=0.4)
             axes.set_xticks(steps, [str(step) for step in steps])
             axes.minorticks_off()
+            axes.set_xlim(-1, 1.15 * steps[-1])
             axes.set_xlabel("step (log from 5)")
         for axes in panels.flat:
             axes.grid(axis="y", color="0.92", linewidth=0.5)
@@ -67,7 +68,7 @@ def draw_depth(axes, found):
     axes.set(ylim=(0, None), xlabel="relative depth")
     axes.set_ylabel("anisotropy (circles)", color=COLORS[0])
     right.set_ylim(0, None)
-    right.set_ylabel("intrinsic dimension (squares)", color=COLORS[1])
+    right.set_ylabel("dimension (squares)", color=COLORS[1])
 
 
 def draw_training(axes, steps, values):

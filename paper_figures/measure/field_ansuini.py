@@ -7,7 +7,7 @@ After Ansuini2019, who flatten the activations of images: here texts, mean poole
 
 import numpy as np
 import xarray as xr
-from support.field import MODEL, read_arguments, write
+from _field import MODEL, make_parser, write
 from tqdm.auto import tqdm
 
 from gelora import estimate_representations, extract_representations
@@ -41,7 +41,7 @@ def resampled(data, task):
 
 def main() -> None:
     """Measure both tasks and write the file."""
-    arguments = read_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     found = {task: resampled(arguments.data, task) for task in TASKS}
     dimension = np.array([values for values, _ in found.values()])
     dataset = xr.Dataset(

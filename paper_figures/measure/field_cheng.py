@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import xarray as xr
-from support.field import MODEL, read_arguments, shuffled, wikitext, write
+from _field import MODEL, make_parser, shuffled, wikitext, write
 from tqdm.auto import tqdm
 
 from gelora import estimate_representations, extract_representations
@@ -44,7 +44,7 @@ def scan(texts):
 
 def main() -> None:
     """Measure every set, real and shuffled, and write the file."""
-    arguments = read_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     texts = pieces(arguments.data)
     rng = np.random.default_rng(SEED)
     values = []

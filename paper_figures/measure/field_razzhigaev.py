@@ -10,7 +10,7 @@ of WikiText-2, and measured on the test split. Errors are the spread over disjoi
 import numpy as np
 import torch
 import xarray as xr
-from support.field import MODEL, read_arguments, wikitext, write
+from _field import MODEL, make_parser, wikitext, write
 from tokenizers import ByteLevelBPETokenizer
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -26,7 +26,7 @@ CONTEXT = 128
 BATCH = 4
 WIDTH = 192
 VOCABULARY = 2048
-RECORDED = (0, 5, 10, 20, 40, 80, 160, 320)
+RECORDED = (0, 5, 10, 20, 40, 80, 160, 320, 640)
 SEED = 0
 
 
@@ -86,7 +86,7 @@ def decoder(data):
 
 def main() -> None:
     """Measure both models and write the file."""
-    arguments = read_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     dimension, anisotropy = encoder(arguments.data)
     records, losses, n_parameters, n_trained_on = decoder(arguments.data)
@@ -106,7 +106,7 @@ def main() -> None:
         "decoder": f"GPT-2's shape, 4 blocks of width {WIDTH}, {n_parameters} parameters, random weights at step 0",
         "decoder_parameters": n_parameters,
         "data": "WikiText-2: MiniLM on paragraphs of validation and test; decoder trained on validation, read on test",
-        "training": f"AdamW, learning rate 1e-3, {BATCH} sequences of {CONTEXT} tokens a step, of {n_trained_on}",
+        "training": f"AdamW, learning rate 1e-3, {BATCH} sequences of {CONTEXT} tokens a step, of {n_trained_on:,}",
         "estimator": ESTIMATOR,
         "n_tokens": N_TOKENS,
         "n_parts": N_PARTS,

@@ -10,7 +10,7 @@ number of tokens, on which the estimate depends.
 
 import numpy as np
 import xarray as xr
-from support.field import MODEL, column, read_arguments, shuffled, wikitext, write
+from _field import MODEL, column, make_parser, shuffled, wikitext, write
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
@@ -63,7 +63,7 @@ def dimension_of_each(texts, kind):
 
 def main() -> None:
     """Measure the texts of every kind and write the file."""
-    arguments = read_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     found = {kind: dimension_of_each(texts, kind) for kind, texts in kinds(arguments.data).items()}
     dataset = xr.Dataset({kind: (f"text_of_{kind}", values) for kind, values in found.items()})
     facts = {

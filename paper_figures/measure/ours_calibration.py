@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import xarray as xr
-from support.field import read_arguments, write
+from _field import make_parser, write
 from tqdm.auto import tqdm
 
 from gelora_estimators import MLE, Gride, PersistentHomology, TwoNN
@@ -46,7 +46,7 @@ def tested(estimator, curve, n):
 
 def main() -> None:
     """Simulate every estimator at every size and write the file."""
-    arguments = read_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     mean, spread, corrected, held = [], [], [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of H0 on few points: the figure shows what they mean

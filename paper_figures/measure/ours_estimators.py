@@ -5,7 +5,7 @@ Usage: python paper_figures/measure/ours_estimators.py --data FOLDER
 
 import warnings
 
-from support.field import MODEL, read_arguments, write
+from _field import MODEL, make_parser, write
 
 from gelora import estimate
 from gelora.demo import demo_model
@@ -26,7 +26,7 @@ SEED = 0
 
 def main() -> None:
     """Estimate on SST-2 and write the profile."""
-    arguments = read_arguments(__doc__)
+    arguments = make_parser(__doc__).parse_args()
     file = arguments.data / "sst2" / "train.parquet"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -15,16 +15,16 @@ from gelora.files import make_folder
 from gelora.netcdf import plain_attributes, write_dataset
 from gelora.provenance import package_versions, timestamp
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+PROFILES = Path(__file__).parents[1] / "profiles"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2 (6 blocks of width 384)"
 
 
-def read_arguments(description: str) -> argparse.Namespace:
-    """Read the command line: the folder of the data, and where the result goes."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of ``--data`` and ``--output``."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with sst2/, cola/, wikitext2_raw/")
     parser.add_argument("--output", type=Path, default=PROFILES, help="folder to write to")
-    return parser.parse_args()
+    return parser
 
 
 def write(dataset: xr.Dataset, arguments: argparse.Namespace, name: str, **facts: Any) -> Path:
