@@ -9,7 +9,7 @@ from drawing import COLUMN, INPUTS, new_figure, read_arguments
 from gelora.netcdf import read_dataset
 from gelora.palette import COLORS, MARKERS
 
-SCALES = (2, 8, 32)
+SCALES = (2, 4, 64)
 MADE_FROM = (
     "MiniLM, not the paper's models; {data} ({n:,} distinct). (a) Gride with n1 = n2/2, bars ± one standard error "
     "from halves of the rows. {plateau} (b) Mean share of the {k} nearest neighbours, bars ± one standard error. "
@@ -23,7 +23,11 @@ def main() -> None:
     found = read_dataset(arguments.measured, made_by="python paper_figures/measure/field_valeriani.py --data FOLDER")
     depth = found["depth"].values
     without = int(found.attrs["layers_without_plateau"])
-    plateau = f"A plateau over n2 = 2 … 64 was found in {len(depth) - without} of {len(depth)} layers."
+    chosen = found["scale"].values[np.abs(found["dimension_scales"] - found["plateau"]).values.argmin(axis=1)]
+    plateau = (
+        f"Plateau: the longest run of scales that agree, found in {len(depth) - without} of {len(depth)} layers, "
+        f"read at n2 = {chosen.min():.0f} to {chosen.max():.0f}."
+    )
     made_from = MADE_FROM.format(
         data=found.attrs["data"],
         n=int(found.attrs["n_points"]),
@@ -37,7 +41,7 @@ def main() -> None:
             style = {"color": COLORS[place], "marker": MARKERS[place], "capsize": 1.5}
             values = found["dimension_scales"].sel(scale=scale).values
             above.errorbar(depth, values, yerr=error(found, scale), label=f"n2 = {scale}", **style)
-        style = {"color": "black", "marker": "x", "linestyle": ":", "linewidth": 0.9}
+        style = {"color": "black", "marker": "x", "linewidth": 0.9, "zorder": 5}
         above.plot(depth, found["plateau"].values, label="plateau", **style)
         above.set_title("(a) dimension by Gride", loc="left")
         above.set(ylim=(0, None), ylabel="intrinsic dimension")
