@@ -45,7 +45,7 @@ def main() -> None:
         panels[1, 0].set_ylim(0, None)
         panels[1, 0].set_ylabel("intrinsic dimension")
         panels[1, 1].set(ylim=(0, 1.1 * found["decoder_test_loss"].max()), ylabel="nats a token")
-        panels[0, 1].legend(frameon=False, title="after block", title_fontsize=6, fontsize=6, loc="upper left")
+        panels[0, 1].legend(frameon=False, title="block (0: input)", title_fontsize=6, fontsize=6, loc="upper left")
         for axes in panels.flat[1:]:
             axes.set_xscale("symlog", linthresh=5, linscale=0.4)
             axes.set_xticks(steps, [str(step) for step in steps])

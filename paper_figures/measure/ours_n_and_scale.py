@@ -20,7 +20,7 @@ ESTIMATORS = {
     "MLE, batches of 500": "minibatch:mle(batch_size=500)",
 }
 SCAN = "gride(scan_to=256)"
-SIZES = (125, 250, 500, 1000, 2000, 4000)
+SIZES = (125, 250, 500, 1000, 2000, 4000, 8000)
 N_DRAWS = 8  # disjoint ones, as many as there are
 SEED = 0
 
