@@ -46,7 +46,7 @@ def main() -> None:
         panels[0, 0].legend(frameon=False, ncols=2, loc="upper right")
         panels[1, 0].legend(frameon=False, ncols=3, loc="upper right", title="n", title_fontsize=7)
         for axes in panels.flat:
-            axes.set_ylim(0, 65)
+            axes.set_ylim(0, 75)
             axes.grid(axis="y", color="0.92", linewidth=0.5)
 
 
