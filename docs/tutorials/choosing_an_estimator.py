@@ -142,7 +142,7 @@ print(sorted(estimate.diagnostics))
 # %%
 # The interval holds noise, not bias: at a true dimension of 20 it lies below the truth.
 # ``gelora_estimators.calibrated`` wraps any estimator and corrects the bias by simulating clouds of known dimension;
-# it takes some seconds to minutes, and :doc:`/theory` says what it assumes.
+# it takes some seconds to minutes, and :doc:`/concepts` say what it assumes.
 #
 # Which one, then?
 # ----------------
@@ -167,4 +167,4 @@ print(sorted(estimate.diagnostics))
 #      - ``skdim:…``, scikit-dimension's
 #
 # Whatever you take, ask for two. Where they disagree about a rise, the rise is not established.
-# :doc:`/estimators` lists every option and :doc:`/validation` what was measured.
+# :doc:`/reference` lists every option and :doc:`/validation` what was measured.

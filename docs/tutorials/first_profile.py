@@ -72,8 +72,8 @@ profile[covariates].to_dataframe()[covariates].round(2)
 #   many axes;
 # * ``anisotropy``: the share of the variance on the first principal axis, 1 where all of it lies on one line.
 #
-# If a covariate rises exactly where the dimension does, the rise may be its doing; :doc:`/theory` tells of the
-# dispute.
+# If a covariate rises exactly where the dimension does, the rise may be its doing; :doc:`/concepts` tell of
+# the dispute.
 #
 # Rises and ranks, with errors
 # ----------------------------

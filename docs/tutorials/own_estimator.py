@@ -16,7 +16,7 @@ ones, and can be called by name from the command line.
 # whole interface. The example rests on one thought: in *d* dimensions the number of points within a distance *r*
 # grows as :math:`r^d`. So compare how far the *k*-th and the *2k*-th neighbour are:
 #
-# .. math:: d = \frac{\frac{1}{k} + \frac{1}{k+1} + \dots + \frac{1}{2k-1}}{\text{mean of } \log(r_{2k} / r_k)}
+# .. math:: d = \frac{\frac{1}{k} + \frac{1}{k+1} + \cdots + \frac{1}{2k-1}}{\text{mean of } \log(r_{2k} / r_k)}
 #
 # The numerator is what the logarithm is on average in one dimension.
 
@@ -159,4 +159,4 @@ print(len(gelora.available_estimators()), "names, among them", gelora.available_
 
 # %%
 # To share one neighbour search with the other estimators of a profile, offer ``from_distances``;
-# :doc:`/adding_an_estimator` has a complete package with a test, and the list of what an estimator may offer.
+# :doc:`/howto` has a complete package with a test, and the list of what an estimator may offer.
