@@ -144,7 +144,8 @@ def check_markdown(path):
 def check(html, markdown=()):
     """Return every problem, each with the file it is in."""
     root = Path(html).resolve()
-    found = {path: check_page(path, root) for path in sorted(root.rglob("*.html"))}
+    pages = [path for path in sorted(root.rglob("*.html")) if "_static" not in path.parts]  # templates lie there
+    found = {path: check_page(path, root) for path in pages}
     found |= {path: check_style(path) for path in sorted(root.rglob("*.css"))}
     found |= {Path(path): check_markdown(Path(path)) for path in markdown}
     return [f"{path}: {problem}" for path, problems in found.items() for problem in problems], len(found)

@@ -25,6 +25,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "figures_page",
     "mathml",
+    "source_links",
 ]
 if (HERE / "references.bib").is_file():
     extensions.append("sphinxcontrib.bibtex")
@@ -36,7 +37,7 @@ nitpicky = False
 default_role = "autolink"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# A pattern of a table of contents may match no page; Sphinx has no name for that warning by which it could be suppressed.
+# A pattern of a table of contents may match no page; that warning of Sphinx has no name to suppress it by.
 logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "glob pattern" not in str(record.msg))
 
 autosummary_generate = True

@@ -91,15 +91,28 @@ change.sel(estimator=estimator)[columns].to_dataframe()[columns].round(2)
 # A figure of your own in the same style
 # --------------------------------------
 #
-# The style is one matplotlib file. All functions of ``gelora.plots`` take axes to draw into, and change nothing else.
+# The style is one matplotlib file, and a profile is an ``xarray.Dataset``: any plotting library can draw it. The
+# functions of ``gelora.plots`` take axes to draw into, and change nothing else.
 
 with mpl.rc_context(fname=figures / "paper.mplstyle"):
-    figure, axes = plt.subplots(1, 2, figsize=(6.75, 2.6), sharey=True, layout="constrained")
-    for place, profile, moment in ((axes[0], before, "before"), (axes[1], after, "after")):
-        gelora.plots.plot_profile(profile, place, estimator=estimator, x="layer")
-        place.set_title(f"RTE, {moment} tuning on MRPC")
+    figure, axes = plt.subplots(figsize=(3.25, 2.4), dpi=200, layout="constrained")
+    for place, (moment, profile) in enumerate({"before": before, "after": after}.items()):
+        row = profile.sel(estimator=estimator)
+        axes.errorbar(
+            row["layer"] + 0.12 * place,  # apart, so that the bars do not cover each other
+            row["dimension"],
+            yerr=row["standard_error"],
+            color=gelora.plots.COLORS[place],
+            marker=gelora.plots.MARKERS[place],
+            capsize=2,
+            label=f"{moment} tuning on MRPC",
+        )
+    axes.set(xlabel="layer (0: input of the first block)", ylabel=f"dimension of RTE ({estimator})", ylim=(0, None))
+    axes.legend(frameon=False)
 figure.show()
 
 # %%
+# Bars are ± one standard error.
+#
 # To measure anew instead of drawing what is committed, the scripts in ``paper_figures/measure/`` and ``make bench-…``
 # make the inputs from data on your disk; :doc:`/figures` shows all figures with the command that makes each.

@@ -32,7 +32,6 @@ INTERNAL = {
     "gelora.finetuning.whole": {"is_bias"},
     "gelora.plan_check": {"Planned", "bare_model", "check_adaptation"},
     "gelora.policies": {"check_takes", "find_policy", "recommended_label", "rises_and_dimensions"},
-    "gelora.profile": {"attribute"},
     "gelora.store": {"create", "locked"},
 }
 

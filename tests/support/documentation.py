@@ -19,7 +19,7 @@ def tutorials() -> list[Path]:
     return sorted((DOCS / "tutorials").glob("*.py"))
 
 
-def python_blocks(page: Path) -> list[str]:
-    """The code of each block that is marked as Python."""
-    blocks: list[str] = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    return blocks
+def python_blocks(page: Path, *, only_runnable: bool = False) -> list[str]:
+    """The code of each block that is marked as Python; `% needs …` before one says that it cannot run here."""
+    blocks = re.findall(r"^(% needs [^\n]*\n)?```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [code for needs, code in blocks if not (needs and only_runnable)]
