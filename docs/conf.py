@@ -74,7 +74,7 @@ html_theme_options = {
 }
 html_sidebars = {"**": ["sidebar-nav-bs"], "index": []}
 html_static_path = ["_static"]
-html_css_files = ["gelora.css"]
+html_css_files = ["gelora.css", "gallery.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"

@@ -86,6 +86,14 @@ print(f"second call, one estimator more: {time.perf_counter() - began:.1f} s")
 profile["dimension"].to_series().unstack("estimator").round(1)
 
 # %%
+# In the picture:
+
+ax = gelora.plots.plot_profile(profile, x="layer")
+
+# %%
+# Single tokens of one text belong together, so 3,000 of them from 160 texts are fewer than 3,000 independent points; the
+# title of the picture says what was taken.
+#
 # After a crash
 # -------------
 #

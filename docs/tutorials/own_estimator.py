@@ -127,6 +127,11 @@ profile = gelora.estimate(demo_model(), texts, estimator={"doubling": Doubling()
 profile["dimension"].to_series().unstack("estimator").round(1)
 
 # %%
+# In the picture it has no bars:
+
+ax = gelora.plots.plot_profile(profile, x="layer")
+
+# %%
 # It carries no error of its own, so none is made up: ``standard_error`` is NaN. With ``n_replicates=`` the spread
 # over halves of the texts gives its ranks an error all the same.
 #
