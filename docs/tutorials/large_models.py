@@ -91,8 +91,8 @@ profile["dimension"].to_series().unstack("estimator").round(1)
 ax = gelora.plots.plot_profile(profile, x="layer")
 
 # %%
-# Single tokens of one text belong together, so 3,000 of them from 160 texts are fewer than 3,000 independent points; the
-# title of the picture says what was taken.
+# Single tokens of one text belong together, so 3,000 of them from 160 texts are fewer than 3,000 independent points;
+# the title of the picture says what was taken.
 #
 # After a crash
 # -------------
@@ -136,8 +136,8 @@ print(dict(some.sizes), some["name"].values.tolist())
 # A model that does not fit
 # -------------------------
 #
-# ``device_map="auto"`` spreads the blocks over GPUs, memory and disk, and a mapping says which goes where. The numbers
-# are those of the whole model. Here all blocks stay on disk, and each is read when its turn comes:
+# ``device_map="auto"`` spreads the blocks over GPUs, memory and disk, and a mapping says which goes where. The
+# numbers are those of the whole model. Here all blocks stay on disk, and each is read when its turn comes:
 
 whole = gelora.estimate(model, texts, estimator="mle", progress=False)
 places = {"embeddings": "cpu", "encoder": "disk", "pooler": "cpu"}
