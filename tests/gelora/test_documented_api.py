@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import pkgutil
 import re
 from importlib import import_module
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_what_is_listed_is_a_public_function_or_class(module: str, names: list[s
 def test_every_name_called_internal_is_there() -> None:
     for module, names in INTERNAL.items():
         assert names <= public_names(import_module(module)), f"INTERNAL[{module!r}] names what is not there"
+
+
+def test_every_package_that_re_exports_names_has_a_list() -> None:
+    found = {"gelora_estimators"}
+    for module in pkgutil.walk_packages(import_module("gelora").__path__, "gelora."):
+        if module.ispkg and public_names(import_module(module.name)):
+            found.add(module.name)
+    assert "gelora.study" in found
+    assert found <= LISTED.keys()
 
 
 def test_public_modules_of_the_roots_have_a_list_of_their_own() -> None:
