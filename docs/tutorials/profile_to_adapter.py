@@ -2,19 +2,20 @@
 From a profile to a trained adapter
 ===================================
 
-**At the end** you have planned ranks, trained a LoRA adapter with them in an ordinary PyTorch loop and again in one
-call, saved it, and loaded it back with PEFT alone.
+**At the end** you have planned ranks, trained a LoRA adapter with them in an ordinary
+PyTorch loop and again in one call, saved it, and loaded it back with PEFT alone.
 
-**Time**: ten minutes to read, a minute to run on two cores of a CPU. The training is short: it shows the steps, not
-what the model can reach.
+**Time**: ten minutes to read, a minute to run on two cores of a CPU. The training is short:
+it shows the steps, not what the model can reach.
 """
 
 # %%
 # Data
 # ----
 #
-# The built-in corpus is a labelled task: which of eight libraries does a sentence document? Names of libraries are
-# masked. ``label_names`` are the classes; guessing gets one sentence in eight right.
+# The built-in corpus is a labelled task: which of eight libraries does a sentence document?
+# Names of libraries are masked. ``label_names`` are the classes; guessing gets one sentence
+# in eight right.
 
 import tempfile
 from pathlib import Path
@@ -32,28 +33,34 @@ print(corpus.label_names[corpus.train.labels[0]], "←", corpus.train.texts[0])
 # Profile and plan
 # ----------------
 #
-# The texts of the profile are those that the model will be tuned on. ``mle`` is asked for, and rounding to the
-# nearest integer in place of the paper's rounding up: both make ranks that depend less on the draw of the texts.
+# The texts of the profile are those that the model will be tuned on. ``mle`` is asked for,
+# and rounding to the nearest integer in place of the paper's rounding up: both make ranks
+# that depend less on the draw of the texts.
 
-profile = gelora.estimate(model, corpus.train.texts, estimator=["twonn", "mle"], progress=False)
+profile = gelora.estimate(
+    model, corpus.train.texts, estimator=["twonn", "mle"], progress=False
+)
 paper = gelora.plan_ranks(profile, model, estimator="twonn")
 steady = gelora.plan_ranks(profile, model, estimator="mle", rounding="round")
 for name, plan in {"paper's rule": paper, "steadier": steady}.items():
-    print(f"{name}: ranks {list(plan.block_ranks.values())}, {plan.n_parameters:,} parameters")
+    print(
+        f"{name}: ranks {list(plan.block_ranks.values())}, {plan.n_parameters:,} parameters"
+    )
 
 # %%
-# The two rules need not agree; :doc:`/ranks` says how far either can be trusted. From here on the paper's plan is
-# used. A plan with one rank for all, at the same cost, is the comparison to make:
+# The two rules need not agree; :doc:`/ranks` says how far either can be trusted. From here
+# on the paper's plan is used. A plan with one rank for all, at the same cost, is the
+# comparison to make:
 
 uniform = gelora.plan_ranks(None, model, "uniform", budget=paper.n_parameters)
 ax = gelora.plots.plot_ranks({"geometric": paper, "uniform": uniform})
 
 # %%
-# ``budget=`` counts trained parameters and is never exceeded. What is left over by a uniform rank goes to blocks
-# drawn by the seed.
+# ``budget=`` counts trained parameters and is never exceeded. What is left over by a
+# uniform rank goes to blocks drawn by the seed.
 #
-# A plan is one JSON file. It names matrices by stack, block and role, so that it fits the same model under any head;
-# for another architecture, depth or width it is refused.
+# A plan is one JSON file. It names matrices by stack, block and role, so that it fits the
+# same model under any head; for another architecture, depth or width it is refused.
 
 work = tempfile.TemporaryDirectory()
 folder = Path(work.name)
@@ -65,9 +72,9 @@ print(plan == paper)
 # Adapt with PEFT
 # ---------------
 #
-# ``check`` proves, before anything is trained, that every key of the configuration matches exactly one module and
-# that PEFT adapts exactly the planned matrices with their ranks. The seed is set because the new head and the adapter
-# are drawn at random.
+# ``check`` proves, before anything is trained, that every key of the configuration matches
+# exactly one module and that PEFT adapts exactly the planned matrices with their ranks. The
+# seed is set because the new head and the adapter are drawn at random.
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -79,7 +86,9 @@ tokenizer = AutoTokenizer.from_pretrained(model)
 
 def new_classifier():
     """Return the encoder under a head of eight classes."""
-    return AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(corpus.label_names))
+    return AutoModelForSequenceClassification.from_pretrained(
+        model, num_labels=len(corpus.label_names)
+    )
 
 
 classifier = new_classifier()
@@ -91,20 +100,33 @@ adapted = get_peft_model(classifier, plan.to_lora_config("SEQ_CLS", model=classi
 # Train
 # -----
 #
-# Nothing here is gelora's: it is the loop you have, or a ``transformers.Trainer``. Twenty steps of 16 sentences.
+# Nothing here is gelora's: it is the loop you have, or a ``transformers.Trainer``. Twenty
+# steps of 16 sentences.
 
-optimizer = torch.optim.AdamW((weights for weights in adapted.parameters() if weights.requires_grad), lr=5e-3)
+optimizer = torch.optim.AdamW(
+    (weights for weights in adapted.parameters() if weights.requires_grad), lr=5e-3
+)
 losses = []
 adapted.train()
 for step in range(20):
     rows = slice(16 * step % 320, 16 * step % 320 + 16)
-    batch = tokenizer(corpus.train.texts[rows], padding=True, truncation=True, max_length=40, return_tensors="pt")
+    batch = tokenizer(
+        corpus.train.texts[rows],
+        padding=True,
+        truncation=True,
+        max_length=40,
+        return_tensors="pt",
+    )
     loss = adapted(**batch, labels=torch.tensor(corpus.train.labels[rows])).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.item())
-print("loss of a batch:", " ".join(f"{value:.2f}" for value in losses[::4]), f"… {losses[-1]:.2f}")
+print(
+    "loss of a batch:",
+    " ".join(f"{value:.2f}" for value in losses[::4]),
+    f"… {losses[-1]:.2f}",
+)
 
 # %%
 # Guessing among eight classes costs log 8 = 2.08; what falls below has been learnt.
@@ -113,7 +135,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 figure, axes = plt.subplots(figsize=(6.4, 3), layout="constrained")
-axes.plot(range(1, 21), losses, color=gelora.plots.COLORS[0], marker="o", label="loss of the batch")
+axes.plot(
+    range(1, 21),
+    losses,
+    color=gelora.plots.COLORS[0],
+    marker="o",
+    label="loss of the batch",
+)
 axes.axhline(np.log(8), color="0.5", linestyle=":", label="guessing")
 axes.set(xlabel="step", ylabel="cross-entropy, nats", xticks=range(0, 21, 5))
 axes.legend(frameon=False)
@@ -123,19 +151,27 @@ figure.show()
 # Save, load, predict
 # -------------------
 #
-# ``save_pretrained`` writes the adapter and the head. To load them, only PEFT is needed: whoever serves the model
-# need not have gelora.
+# ``save_pretrained`` writes the adapter and the head. To load them, only PEFT is needed:
+# whoever serves the model need not have gelora.
 
 adapted.save_pretrained(folder / "adapter")
 print(sorted(path.name for path in (folder / "adapter").iterdir()))
 loaded = PeftModel.from_pretrained(new_classifier(), folder / "adapter").eval()
 adapted.eval()
-batch = tokenizer(corpus.validation.texts, padding=True, truncation=True, max_length=40, return_tensors="pt")
+batch = tokenizer(
+    corpus.validation.texts,
+    padding=True,
+    truncation=True,
+    max_length=40,
+    return_tensors="pt",
+)
 with torch.no_grad():
     before, after = adapted(**batch).logits, loaded(**batch).logits
 accuracy = (after.argmax(-1) == torch.tensor(corpus.validation.labels)).float().mean()
-print(f"accuracy on {len(batch['input_ids'])} held-out sentences: {accuracy:.2f}; guessing has {1 / 8:.2f}")
-print("largest difference of the loaded model's outputs:", (before - after).abs().max().item())
+print(f"accuracy on 80 held-out sentences: {accuracy:.2f}; guessing has {1 / 8:.2f}")
+print(
+    "largest difference of the loaded model's outputs:", (before - after).abs().max().item()
+)
 
 # %%
 # Accuracy from 80 sentences has a standard error of about 0.05.
@@ -143,8 +179,9 @@ print("largest difference of the loaded model's outputs:", (before - after).abs(
 # The same in one call
 # --------------------
 #
-# ``gelora.finetune`` does all of this on Hugging Face's Trainer, for eleven adapters, and keeps a record: loss,
-# scores, times, the number of trained parameters, versions. A run that is cut off goes on when it is called again.
+# ``gelora.finetune`` does all of this on Hugging Face's Trainer, for eleven adapters, and
+# keeps a record: loss, scores, times, the number of trained parameters, versions. A run
+# that is cut off goes on when it is called again.
 
 from gelora.finetuning.tasks import Task
 
@@ -168,22 +205,35 @@ print(
 )
 print(
     "trained parameters:",
-    dict(zip(record["part"].values.tolist(), record["trainable_parameters"].values.tolist(), strict=True)),
+    dict(
+        zip(
+            record["part"].values.tolist(),
+            record["trainable_parameters"].values.tolist(),
+            strict=True,
+        )
+    ),
 )
 
 # %%
-# ``gelora.finetuning.loading.load_adapter`` gives back the tuned model with its tokenizer, whatever the adapter was:
+# ``gelora.finetuning.loading.load_adapter`` gives back the tuned model with its tokenizer,
+# whatever the adapter was:
 
 from gelora.finetuning.loading import load_adapter
 
 tuned, its_tokenizer = load_adapter(folder / "run" / "adapter")
 with torch.no_grad():
-    logits = tuned(**its_tokenizer([corpus.validation.texts[0]], return_tensors="pt")).logits
+    logits = tuned(
+        **its_tokenizer([corpus.validation.texts[0]], return_tensors="pt")
+    ).logits
 print(
-    "predicted:", corpus.label_names[int(logits.argmax())], "– true:", corpus.label_names[corpus.validation.labels[0]]
+    "predicted:",
+    corpus.label_names[int(logits.argmax())],
+    "– true:",
+    corpus.label_names[corpus.validation.labels[0]],
 )
 work.cleanup()
 
 # %%
-# Next: :doc:`comparing_fairly` asks whether the geometric ranks were better than others of the same cost, and
-# :doc:`/adapters` describes the other adapters, GeoLoRA among them, whose ranks move while it trains.
+# Next: :doc:`comparing_fairly` asks whether the geometric ranks were better than others of
+# the same cost, and :doc:`/adapters` describes the other adapters, GeoLoRA among them,
+# whose ranks move while it trains.
