@@ -48,8 +48,9 @@ format: $(INSTALLED)  ## rewrite the code in the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(INSTALLED)  ## the HTML documentation, into docs/_build/html/
+docs: $(INSTALLED)  ## the HTML documentation with tutorials that are run and figures that are drawn, into docs/_build/html/
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs $(WORKERS) docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html README.md paper_figures/README.md
 
 figures: $(INSTALLED)  ## the figures of paper_figures/ from committed results, into paper_figures/output/
 	$(BIN)/python paper_figures/draw_all.py
@@ -120,7 +121,7 @@ validate: $(INSTALLED)  ## the slow tests: simulations against known answers
 	$(BIN)/pytest -m slow --benchmark-disable --durations=20
 
 clean:  ## remove what the targets made, but the environment
-	rm -rf $(DEMO) docs/_build docs/api/generated build dist .benchmarks .hypothesis
+	rm -rf $(DEMO) docs/_build docs/api/generated docs/auto_tutorials docs/auto_figures build dist .benchmarks .hypothesis
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache
 	find src estimators tests docs paper_figures -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,9 +1,12 @@
 """Sphinx configuration: everything is made offline, and pages load nothing from the network."""
 
+import logging
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
-from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
 
 project = "gelora"
 author = "The gelora developers"
@@ -17,19 +20,46 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "figures_page",
+    "mathml",
+    "source_links",
 ]
+if (HERE / "references.bib").is_file():
+    extensions.append("sphinxcontrib.bibtex")
+    bibtex_bibfiles = ["references.bib"]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_templates"]
+# What the galleries are made from, and what pages include, are no pages themselves.
+exclude_patterns = ["_build", "_templates", "_ext", "tutorials", "auto_figures/*.md", "**/*.ipynb", "**/*.py"]
 nitpicky = False
 default_role = "autolink"
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+# A pattern of a table of contents may match no page; that warning of Sphinx has no name to suppress it by.
+logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "glob pattern" not in str(record.msg))
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's tables say the types
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",
+    "gallery_dirs": "auto_tutorials",
+    "filename_pattern": r"\.py$",  # all of them are run
+    "within_subsection_order": "tutorial_order.TutorialOrder",
+    "capture_repr": ("_repr_html_", "__repr__"),
+    "doc_module": ("gelora", "gelora_estimators"),
+    "remove_config_comments": True,
+    "show_signature": False,
+    "write_computation_times": False,
+    "thumbnail_size": (400, 280),
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"gelora {release}"
@@ -37,33 +67,14 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,
     "show_toc_level": 2,
-    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 8,
+    "secondary_sidebar_items": ["page-toc", "sg_download_links"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"**": ["sidebar-nav-bs"]}
+html_sidebars = {"**": ["sidebar-nav-bs"], "index": []}
 html_static_path = ["_static"]
-html_css_files = ["gelora.css"]
+html_css_files = ["gelora.css", "gallery.css"]
 html_copy_source = False
+html_show_sourcelink = False
 html_math_renderer = "mathml"
-
-
-def _mathml(node, display):
-    # MathML is drawn by browsers themselves: no LaTeX at build time, no script from a CDN in the page.
-    markup = tex2mathml(node.astext().strip(), as_block=display)
-    return f'<div class="math">{markup}</div>\n' if display else markup
-
-
-def _visit_math(self, node):
-    self.body.append(_mathml(node, display=False))
-    raise nodes.SkipNode
-
-
-def _visit_displaymath(self, node):
-    self.body.append(_mathml(node, display=True))
-    raise nodes.SkipNode
-
-
-def setup(app):
-    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_displaymath, None))
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""What the documentation shows runs."""
+"""What the documentation shows is there."""
 
 import re
 import subprocess
@@ -7,48 +7,53 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
+from documentation import DOCS, ROOT, pages, tutorials
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is in the source tree only")
 
 
-def python_blocks(page: str) -> list[str]:
-    blocks: list[str] = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)
-    return blocks
+def options_of(command: str) -> set[str]:
+    from typer.main import get_command
 
+    from gelora.cli import app
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_the_tutorial_runs_from_its_first_line_to_its_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minilm: Path
-) -> None:
-    import matplotlib.pyplot as plt
-
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in python_blocks("tutorial.md"):
-        exec(compile(block, "tutorial.md", "exec"), names)
-    assert {path.name for path in tmp_path.iterdir()} == {"profile.nc", "plan.json", "corpus", "run"}
-    assert len(plt.get_fignums()) == 2
-    plt.close("all")
+    commands = vars(get_command(app))["commands"]
+    assert command in commands, f"there is no gelora {command}"
+    return {option for one in commands[command].params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
 
 
 def test_commands_of_the_documentation_use_options_that_exist() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in [*DOCS.glob("*.md"), ROOT / "README.md"])
-    commands = re.findall(r"^\$ gelora (\w+)(.*)$", text, re.M)
-    assert commands
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*pages(), *tutorials()])
+    text = re.sub(r" \\\n[# ]*", " ", text)  # a command over several lines
+    commands = re.findall(r"^[# ]*\$ gelora (\w+)(.*)$", text, re.M)
+    assert {"estimate", "ranks", "finetune", "compare"} <= {command for command, _ in commands}
     for command, rest in commands:
-        shown = subprocess.run(
-            [sys.executable, "-m", "gelora", command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-            env={"COLUMNS": "200", "PATH": str(Path(sys.executable).parent)},
-        ).stdout
         for option in re.findall(r"--[a-z][a-z-]+", rest):
-            assert option in shown, f"gelora {command} has no {option}"
+            assert option in options_of(command), f"gelora {command} has no {option}"
+
+
+def test_a_tutorial_says_first_what_it_gives_and_how_long_it_takes() -> None:
+    assert len(tutorials()) >= 8
+    for script in tutorials():
+        source = script.read_text(encoding="utf-8")
+        compile(source, script.name, "exec")
+        beginning = source.split('"""')[1]
+        assert "**At the end** you" in beginning, script.name
+        assert "**Time**: " in beginning, script.name
+
+
+def test_every_tutorial_has_a_place_in_the_order() -> None:
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        from tutorial_order import ORDER, TutorialOrder
+    finally:
+        sys.path.pop(0)
+    assert set(ORDER) == {script.stem for script in tutorials()}
+    assert sorted(["own_estimator.py", "start.py", "new.py"], key=TutorialOrder("")) == [
+        "start.py",
+        "own_estimator.py",
+        "new.py",
+    ]
 
 
 def test_the_figures_are_drawn_from_files(tmp_path: Path) -> None:
