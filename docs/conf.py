@@ -1,6 +1,5 @@
 """Sphinx configuration: everything is made offline, and pages load nothing from the network."""
 
-import logging
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -27,9 +26,6 @@ extensions = [
     "mathml",
     "source_links",
 ]
-if (HERE / "references.bib").is_file():
-    extensions.append("sphinxcontrib.bibtex")
-    bibtex_bibfiles = ["references.bib"]
 templates_path = ["_templates"]
 # What the galleries are made from, and what pages include, are no pages themselves.
 exclude_patterns = ["_build", "_templates", "_ext", "tutorials", "auto_figures/*.md", "**/*.ipynb", "**/*.py"]
@@ -37,8 +33,6 @@ nitpicky = False
 default_role = "autolink"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# A pattern of a table of contents may match no page; that warning of Sphinx has no name to suppress it by.
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "glob pattern" not in str(record.msg))
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's tables say the types

@@ -72,7 +72,7 @@ def test_several_results_are_cited_together() -> None:
 
 
 def test_every_adapter_has_its_citation_and_every_entry_parses() -> None:
-    bibtex = pytest.importorskip("pybtex.database", reason="pybtex comes with the extra `docs`")
+    bibtex = pytest.importorskip("pybtex.database", reason="pybtex comes with the extra `dev`")
     from gelora.finetuning.adapters import ADAPTERS
 
     assert _ADAPTERS.keys() == ADAPTERS.keys()
