@@ -1,5 +1,6 @@
 """The figures of paper_figures/, drawn when the documentation is built, with what its README says of each."""
 
+import ast
 import re
 import runpy
 import shutil
@@ -53,7 +54,7 @@ def draw_all(target):
             pictures = draw(script, Path(scratch))
             kept = [Path(shutil.copy(picture, target / picture.name)) for picture in pictures]
         if kept:
-            text.append(describe(script.name, kept, rows.get(script.name)))
+            text.append(describe(script, kept, rows.get(script.name)))
     (target / "figures.md").write_text("\n".join(text), encoding="utf-8")
 
 
@@ -71,6 +72,12 @@ def title_of(script):
     return f"{GROUPS.get(group, group.capitalize())} {numbered}".strip()
 
 
+def first_line(script):
+    """Return what the docstring of a script begins with, without a final stop; its title where it has none."""
+    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+    return docstring.splitlines()[0].rstrip(".") if docstring else title_of(script.name)
+
+
 def width_of(picture):
     """Return the width on the page in pixels, so that letters are of one size in all figures."""
     with picture.open("rb") as file:
@@ -80,9 +87,9 @@ def width_of(picture):
 
 def describe(script, pictures, row):
     """Return one section of the page: what is shown, the pictures, script, data and command."""
-    caption = plain(row[0]) if row else title_of(script)
+    caption = plain(row[0]) if row else first_line(script)
     caption = caption[:1].upper() + caption[1:]
-    lines = [f"## {title_of(script)}\n", f"{caption}.\n"]
+    lines = [f"## {title_of(script.name)}\n", f"{caption}.\n"]
     for picture in pictures:
         name = picture.name
         alternative = f"{caption} ({picture.stem})" if len(pictures) > 1 else caption
@@ -94,7 +101,7 @@ def describe(script, pictures, row):
             "```\n",
         ]
     if row:
-        lines.append(f"Script: `{script}`. Data: {plain(row[2])}. Command: {plain(row[3])}.\n")
+        lines.append(f"Script: `{script.name}`. Data: {plain(row[2])}. Command: {plain(row[3])}.\n")
     return "\n".join(lines)
 
 

@@ -59,8 +59,11 @@ def test_each_picture_stands_on_the_page_with_caption_data_and_command(page: Mod
 
 def test_a_script_that_is_in_no_table_is_drawn_too(page: ModuleType, figures: Path, tmp_path: Path) -> None:
     (figures / "README.md").write_text("# Figures\n", encoding="utf-8")
+    (figures / "line.py").write_text(f'"""A straight line.\n\nAnd more.\n"""\n{DRAWS}', encoding="utf-8")
     page.draw_all(tmp_path)
-    assert "/auto_figures/line.png" in (tmp_path / "figures.md").read_text(encoding="utf-8")
+    text = (tmp_path / "figures.md").read_text(encoding="utf-8")
+    assert "/auto_figures/line.png" in text
+    assert "\nA straight line.\n" in text
 
 
 def test_a_script_that_needs_the_readers_files_is_left_out(page: ModuleType, figures: Path, tmp_path: Path) -> None:
