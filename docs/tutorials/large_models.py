@@ -97,8 +97,9 @@ profile["dimension"].to_series().unstack("estimator").round(1)
 ax = gelora.plots.plot_profile(profile, x="layer")
 
 # %%
-# Single tokens of one text belong together, so 3,000 of them from 160 texts are fewer than
-# 3,000 independent points; the title of the picture says what was taken.
+# Read such a profile with care. Exact copies are removed, and at layer 0 the same token at
+# the same place is one point: the title says how many distinct points are left. Tokens of
+# one text belong together, so they are fewer independent points than their number.
 #
 # After a crash
 # -------------
@@ -124,8 +125,8 @@ print("the same bits:", again["dimension"].equals(profile["dimension"]))
 print("damaged:", open_store(store).damaged())
 
 # %%
-# One bit was turned; that window alone was made again, and the numbers are the same to the
-# bit. After ``kill -9``, a full disk or Ctrl-C it is the same call:
+# One byte was changed; that window alone was made again, and the numbers are the same to
+# the bit. After ``kill -9``, a full disk or Ctrl-C it is the same call:
 # :doc:`/benchmarks/faults` has the measurements.
 #
 # Only the layers you need

@@ -52,14 +52,11 @@ class Doubling:
 
     def __post_init__(self):
         if self.start < 1:
-            raise ValueError(
-                f"`start` must be at least 1, got {self.start}: give a number of neighbours"
-            )
+            raise ValueError(f"`start` must be at least 1, got {self.start}: give more")
 
     def __call__(self, points, *, rng):
-        found = nearest_distances(
-            points, 2 * self.start
-        )  # checks the points, removes copies, searches exactly
+        # Checks the points, removes copies, searches exactly.
+        found = nearest_distances(points, 2 * self.start)
         growth = np.log(found.distances[:, -1] / found.distances[:, self.start - 1])
         if growth.mean() < 1e-9:  # all neighbours equally far, up to rounding
             raise DegenerateCloudError(

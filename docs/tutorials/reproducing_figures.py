@@ -21,6 +21,8 @@ This works in a clone of the repository.
 # The scripts that follow the two papers:
 
 import ast
+import contextlib
+import io
 import runpy
 import sys
 import tempfile
@@ -52,28 +54,31 @@ for script in sorted(figures.glob("ge*ora_*.py")):
 # and data are not the paper's, so compare shapes, not numbers.
 
 
-def draw(script, folder):
+def draw(script):
     """Run one script of paper_figures/ and show the pictures it wrote, pixel by pixel."""
-    sys.path.insert(0, str(figures))
-    given, sys.argv = sys.argv, [str(script), "--output", str(folder)]
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    finally:
-        sys.argv = given
-        sys.path.remove(str(figures))
-    for file in sorted(Path(folder).glob("*.png")):
-        pixels = plt.imread(file)
-        height, width = pixels.shape[:2]
-        axes = plt.figure(figsize=(width / 150, height / 150), dpi=150).add_axes(
-            (0, 0, 1, 1)
-        )
-        axes.imshow(pixels, interpolation="none")
-        axes.set_axis_off()
-
-
-for script in [*figures.glob("gelora_3_*.py"), *figures.glob("geolora_1_*.py")]:
     with tempfile.TemporaryDirectory() as folder:
-        draw(script, folder)
+        given, sys.argv = sys.argv, [str(script), "--output", folder]
+        sys.path.insert(0, str(figures))
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints where it writes to
+            runpy.run_path(str(script), run_name="__main__")
+        sys.path.remove(str(figures))
+        sys.argv = given
+        for file in sorted(Path(folder).glob("*.png")):
+            pixels = plt.imread(file)
+            size = (pixels.shape[1] / 150, pixels.shape[0] / 150)
+            axes = plt.figure(figsize=size, dpi=150).add_axes((0, 0, 1, 1))
+            axes.imshow(pixels, interpolation="none")
+            axes.set_axis_off()
+
+
+for script in figures.glob("gelora_3_*.py"):
+    draw(script)
+
+# %%
+# And GeoLoRA's:
+
+for script in figures.glob("geolora_1_*.py"):
+    draw(script)
 
 # %%
 # The numbers behind a figure
@@ -100,9 +105,7 @@ print(
 
 change = gelora.compare_profiles(before, after)
 estimator = str(change["estimator"].values[0])
-columns = [
-    name for name in ("difference", "standard_error", "ci_low", "ci_high") if name in change
-]
+columns = ["difference", "standard_error", "ci_low", "ci_high"]
 print(estimator)
 change.sel(estimator=estimator)[columns].to_dataframe()[columns].round(2)
 

@@ -18,7 +18,7 @@ README = """# Figures
 """
 DRAWS = """import sys
 from pathlib import Path
-(Path(sys.argv[2]) / "line.png").write_bytes(b"")
+(Path(sys.argv[2]) / "line.png").write_bytes(bytes(16) + (975).to_bytes(4) + (780).to_bytes(4))
 (Path(sys.argv[2]) / "line.pdf").write_bytes(b"")
 """
 
@@ -51,14 +51,19 @@ def test_each_picture_stands_on_the_page_with_caption_data_and_command(page: Mod
     text = (tmp_path / "figures.md").read_text(encoding="utf-8")
     assert (tmp_path / "line.png").is_file()
     assert "A line, see the page." in text
+    assert "## Line" in text
     assert "/auto_figures/line.png" in text
+    assert ":width: 358px" in text
     assert "Script: `line.py`. Data: `profiles/line.nc`, made by `make bench`. Command: `make figures`." in text
 
 
 def test_a_script_that_is_in_no_table_is_drawn_too(page: ModuleType, figures: Path, tmp_path: Path) -> None:
     (figures / "README.md").write_text("# Figures\n", encoding="utf-8")
+    (figures / "line.py").write_text(f'"""A straight line.\n\nAnd more.\n"""\n{DRAWS}', encoding="utf-8")
     page.draw_all(tmp_path)
-    assert "/auto_figures/line.png" in (tmp_path / "figures.md").read_text(encoding="utf-8")
+    text = (tmp_path / "figures.md").read_text(encoding="utf-8")
+    assert "/auto_figures/line.png" in text
+    assert "\nA straight line.\n" in text
 
 
 def test_a_script_that_needs_the_readers_files_is_left_out(page: ModuleType, figures: Path, tmp_path: Path) -> None:
@@ -84,3 +89,16 @@ def test_the_page_is_current_until_a_file_behind_it_changes(page: ModuleType, fi
     assert page.is_current(tmp_path)
     os.utime(figures / "line.py", (later + 1, later + 1))
     assert not page.is_current(tmp_path)
+
+
+def test_figures_stand_in_the_order_of_their_groups_and_numbers(page: ModuleType) -> None:
+    names = ["ours_pareto", "gelora_10_squad", "own_profile", "geolora_1_ranks", "gelora_2_method", "gelora_tables"]
+    scripts = sorted((Path(f"{name}.py") for name in names), key=page.place_of)
+    assert [page.title_of(script.name) for script in scripts] == [
+        "GeLoRA 2, method",
+        "GeLoRA 10, squad",
+        "GeLoRA tables",
+        "GeoLoRA 1, ranks",
+        "Ours, pareto",
+        "Own profile",
+    ]
