@@ -199,7 +199,13 @@ class ActivationStore:
 
     def part_of(self, stack: str, layer: int) -> Part:
         """Return the array that a layer stands in."""
-        return next(part for part in self.parts if part.stack == stack and layer in part.layers)
+        for part in self.parts:
+            if part.stack == stack and layer in part.layers:
+                return part
+        kept = ", ".join(f"({part.stack!r}, {number})" for part in self.parts for number in part.layers)
+        raise ValueError(
+            f"`stack`, `layer` must be one of {kept}, which {str(self.path)!r} holds; got {(stack, layer)}"
+        )
 
     def windows_of(self, stack: str) -> list[int]:
         """Return the numbers of the windows that hold points of a stack."""
