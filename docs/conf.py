@@ -66,6 +66,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_context = {"default_mode": "auto"}  # as the reader's system has it; unset, the theme complains
 html_sidebars = {"**": ["sidebar-nav-bs"], "index": []}
 html_static_path = ["_static"]
 html_css_files = ["gelora.css", "gallery.css"]

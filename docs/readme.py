@@ -39,7 +39,7 @@ def draw(names: dict[str, object]) -> None:
         figure = Figure(figsize=(11, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         plot_profile(names["profile"], left)
-        plot_ranks(names["plan"], right)
+        plot_ranks(names["plan"], right, show="probabilities")
         figure.savefig(FIGURE, dpi=110)
 
 
