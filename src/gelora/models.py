@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gelora.masking import masked
 from gelora.messages import nearest
-from gelora.quantization import check_library, check_quantizable, quantization_config
+from gelora.quantization import check_library, check_quantizable, quantization_config, warn_misread
 from gelora.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ def load_model(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     weakref.finalize(loaded, shutil.rmtree, folder, ignore_errors=True)
+    if quantization is not None:
+        warn_misread(loaded)
     return loaded
 
 

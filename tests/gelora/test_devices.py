@@ -4,8 +4,10 @@ import gc
 import importlib.util
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from gelora.estimation import estimate
 from gelora.hooks import inference_on
 from gelora.offloading import input_device
 from gelora.profile import attribute, open_profile, save_profile
-from gelora.quantization import QUANTIZATIONS
+from gelora.quantization import QUANTIZATIONS, warn_misread
 from gelora.representations import extract_representations
 from tiny_models import ragged_batch, tiny_model
 
@@ -285,6 +287,26 @@ ERRORS = {"nf4": 0.092, "fp4": 0.124, "int8": 0.008}
 
 
 @needs_bitsandbytes
+@pytest.mark.parametrize(("width", "error", "named"), [(48, 0.6, True), (48, 0.1, False), (64, 0.6, False)])
+def test_widths_that_this_processor_reads_wrongly_are_named(
+    width: int, error: float, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bitsandbytes.functional
+
+    monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", lambda wanted, quant_type: (wanted, quant_type))
+    monkeypatch.setattr(bitsandbytes.functional, "dequantize_4bit", lambda packed, state: packed * (1 + error))
+    model = torch.nn.Module()
+    model.part = torch.nn.Module()
+    state = SimpleNamespace(shape=(64, width), quant_type="nf4")
+    model.part.weight = SimpleNamespace(quant_state=state, device=torch.device("cpu"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warn_misread(model)
+    said = f"width {width}, such as 'part', with an error of {error:.0%}"
+    assert [said in str(one.message) for one in told] == [True] * named
+
+
+@needs_bitsandbytes
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_bits_give_states_near_those_of_floats_and_are_recorded(
@@ -375,6 +397,7 @@ def test_the_fingerprint_of_a_quantised_model_tells_its_constants(
 
 
 @needs_bitsandbytes
+@pytest.mark.filterwarnings("ignore:on this processor bitsandbytes reads:UserWarning")  # the model is 32 wide
 def test_a_model_is_quantised_as_finetuning_does_it(folder_of: Callable[[str], Path], sentiment: Any) -> None:
     from gelora.finetuning.classifiers import load_classifier
     from gelora.finetuning.tasks import load_task
