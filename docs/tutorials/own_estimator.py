@@ -93,7 +93,7 @@ check_estimator(Doubling())
 
 # %%
 # When something is wrong, it names the check and what it saw. The same formula on distances
-# taken without care, to which a NaN in the points makes every distance a NaN, is refused:
+# computed without these checks is refused, because it answers NaN where it should raise:
 
 from scipy.spatial.distance import cdist
 
@@ -191,8 +191,8 @@ ax = gelora.plots.plot_profile(profile, x="layer")
 #    $ gelora estimate --model DIR --data texts.txt \
 #        --estimator 'doubling(start=4)' --output profile.nc
 #
-# Names are listed without importing your code, and your package needs neither torch nor
-# transformers. The names of this installation:
+# Names are listed without importing your code, and your code need import neither torch nor
+# transformers (pip installs both with gelora). The names of this installation:
 
 print(
     len(gelora.available_estimators()),

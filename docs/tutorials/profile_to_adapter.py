@@ -34,7 +34,7 @@ print(corpus.label_names[corpus.train.labels[0]], "←", corpus.train.texts[0])
 # ----------------
 #
 # The texts of the profile are those that the model will be tuned on. ``mle`` is asked for,
-# and rounding to the nearest integer in place of the paper's rounding up: both make ranks
+# and rounding to the nearest integer in place of the default, up: both make ranks
 # that depend less on the draw of the texts.
 
 profile = gelora.estimate(
@@ -42,14 +42,14 @@ profile = gelora.estimate(
 )
 paper = gelora.plan_ranks(profile, model, estimator="twonn")
 steady = gelora.plan_ranks(profile, model, estimator="mle", rounding="round")
-for name, plan in {"paper's rule": paper, "steadier": steady}.items():
+for name, plan in {"default rule": paper, "steadier": steady}.items():
     print(
         f"{name}: ranks {list(plan.block_ranks.values())}, {plan.n_parameters:,} parameters"
     )
 
 # %%
 # The two rules need not agree; :doc:`/ranks` says how far either can be trusted. From here
-# on the paper's plan is used. A plan with one rank for all, at the same cost, is the
+# on that of the default rule is used. A plan with one rank for all, at the same cost, is the
 # comparison to make:
 
 uniform = gelora.plan_ranks(None, model, "uniform", budget=paper.n_parameters)

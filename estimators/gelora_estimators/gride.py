@@ -65,7 +65,7 @@ class Gride:
     interval : {"fisher", "subsampling"}
         Error from the Fisher information, which takes the points for independent, or from halves of the cloud.
         Neighbours are shared, so the former is 1.1 to 1.5 times too narrow ("kstar": 1.3 to 2.3 times); the latter
-        covered as often as promised on flat tori.
+        covered as often as promised on cubes with glued faces.
     confidence : float
         Coverage of the interval, in (0, 1).
     n_subsamples : int

@@ -85,10 +85,10 @@ class TwoNN:
     standard error beside it is the dimension over √(m − 2). For the regression it is an approximation:
     T is replaced by (m − 1)/d. "posterior" is the equal-tailed credible interval beside the
     standard deviation of the posterior. Both take ratios for independent, but neighbours are shared:
-    their errors are 1.2 to 1.4 times too small (coverage 0.83 to 0.90 for a nominal 0.95 on flat tori,
-    n = 1,000). "subsampling", the difference between halves of the cloud, needs no such assumption:
+    their errors are 1.2 to 1.4 times too small (coverage 0.83 to 0.90 for a nominal 0.95 on cubes
+    with glued faces, n = 1,000). "subsampling", the difference between halves of the cloud, needs no such assumption:
     its errors were 0.91 to 1.01 times the true spread and its 0.95 intervals covered 0.92 to 0.955 on
-    flat tori with d = 2, 5 and 10 (n = 1,000, 400 clouds each). No interval knows of bias: products of
+    cubes with glued faces, d = 2, 5 and 10 (n = 1,000, 400 clouds each). No interval knows of bias: products of
     ten circles, whose chords cut corners, read 12.3; see `calibrated`.
 
     With ``decimations`` the scan holds the estimate on the cloud and its mean over 2, 4, 8, …

@@ -112,8 +112,8 @@ def estimate(
 
 @app.command(
     epilog="Example: `gelora ranks profile.nc --model DIR --estimator twonn --output plan.json`; "
-    "`gelora ranks --model DIR --policy uniform --budget 50000 --output uniform.json`; "
-    "`gelora ranks --model DIR --policy fisher --task sst2 --data-dir DATA/sst2 --budget 50000 --output fisher.json`"
+    "`gelora ranks --model DIR --policy uniform --budget 100000 --output uniform.json`; "
+    "`gelora ranks --model DIR --policy fisher --task sst2 --data-dir DATA/sst2 --budget 100000 --output fisher.json`"
 )
 def ranks(
     model: Model,
