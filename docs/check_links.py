@@ -23,6 +23,10 @@ LOADED = {
     ("source", "src"),
     ("source", "srcset"),
     ("video", "src"),
+    ("video", "poster"),
+    ("track", "src"),
+    ("image", "href"),
+    ("use", "href"),
     ("audio", "src"),
     ("iframe", "src"),
     ("embed", "src"),
@@ -44,6 +48,8 @@ class Page(HTMLParser):
     linked: list[str] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
 
+    in_style: bool = False
+
     def __post_init__(self):
         super().__init__()
 
@@ -52,7 +58,9 @@ class Page(HTMLParser):
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         for name, value in given.items():
             if (tag, name) in LOADED:
-                self.loaded += [part.split()[0] for part in value.split(",")] if name == "srcset" else [value]
+                self.loaded += (
+                    [part.split()[0] for part in value.split(",") if part.strip()] if name == "srcset" else [value]
+                )
         relations = set(given.get("rel", "").lower().split())
         if tag == "link" and "href" in given:
             (self.loaded if relations & LOADED_LINKS else self.linked).append(given["href"])
@@ -60,6 +68,14 @@ class Page(HTMLParser):
             self.linked.append(given["href"])
         if "style" in given:
             self.loaded += addresses_in_style(given["style"])
+        self.in_style = tag == "style"
+
+    def handle_endtag(self, _):
+        self.in_style = False
+
+    def handle_data(self, data):
+        if self.in_style:
+            self.loaded += addresses_in_style(data)
 
 
 def addresses_in_style(text):
@@ -142,7 +158,7 @@ def check_markdown(path):
 
 
 def check(html, markdown=()):
-    """Return every problem, each with the file it is in."""
+    """Return every problem with the file it is in, and the number of files checked."""
     root = Path(html).resolve()
     pages = [path for path in sorted(root.rglob("*.html")) if "_static" not in path.parts]  # templates lie there
     found = {path: check_page(path, root) for path in pages}

@@ -5,16 +5,21 @@ Usage: python paper_figures/ours_pareto.py [--comparison docs/benchmarks/compari
 
 import numpy as np
 from drawing import PAGE, RESULTS, new_figure, read_arguments
-from matplotlib.transforms import ScaledTranslation
 
 from gelora.netcdf import read_dataset
 from gelora.plots import plot_comparison
 
 NAMES = {"cola": "CoLA", "sst2": "SST-2", "stsb": "STS-B", "mrpc": "MRPC", "rte": "RTE", "average": "mean of the five"}
 LINE = {"color": "0.3", "linewidth": 0.8, "linestyle": "--", "zorder": 0}
-RING = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "color": "black", "markeredgewidth": 0.7}
+RING = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 7,
+    "markerfacecolor": "none",
+    "color": "black",
+    "markeredgewidth": 0.7,
+}
 SPAN = 0.1  # of score, at least, so that small differences look small
-BESIDE = 3.4  # points between methods of about equal cost
 # What predictions of one class, or one number, score by the labels of the validation sets.
 ONE_CLASS = {
     "cola": 0.0,
@@ -27,7 +32,8 @@ MADE_FROM = (
     "MiniLM (22.7 M parameters), not the paper's DeBERTaV3; GLUE validation splits after 80 to 200 steps, far less "
     "than in any paper. Dashed: one class, or one number, for every row; on CoLA, MRPC and RTE no method beats it "
     "by two standard errors. Bars ± one standard error over {n} seeds. Parameters on a log scale; methods of about "
-    "equal cost are drawn side by side. Score axes do not start at 0. Ring: no other beats the method in both. "
+    "equal cost stand side by side, ▲ marks their cost. Score axes do not start at 0. Ring: no other beats the method "
+    "in both. "
     "Measured {date}."
 )
 
@@ -43,7 +49,7 @@ def main() -> None:
         for axes, task in zip(panels.flat, tasks, strict=True):
             plot_comparison(comparison, axes, task=task)
             axes.get_legend().remove()
-            set_beside(axes)
+            ring_front(axes)
             axes.axhline(ONE_CLASS.get(task, sum(ONE_CLASS.values()) / len(ONE_CLASS)), **LINE)
             axes.set_title(NAMES.get(task, task), loc="left")
             axes.set(xlabel="", ylabel="", xlim=(7e3, 6e7))
@@ -62,21 +68,13 @@ def main() -> None:
         figure.legend(handles, labels, loc="outside right center", frameon=False)
 
 
-def set_beside(axes):
-    """Move points of about equal cost apart, on paper alone, and ring those of the front instead of joining them."""
-    front = axes.lines[-1]
-    best = set(map(tuple, front.get_xydata()))
+def ring_front(axes):
+    """Ring the points of the front instead of joining them: methods of equal cost stand side by side."""
+    front = next(line for line in axes.lines if line.get_label() == "_front")
+    axes.plot(*front.get_data(), **RING)
     front.remove()
-    costs = np.log10([container.lines[0].get_xdata()[0] for container in axes.containers])
-    order = np.argsort(costs, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(costs[order]) > 0.2) + 1):
-        for place, method in enumerate(group):
-            move = BESIDE * (place - (len(group) - 1) / 2) / 72
-            line, caps, bars = axes.containers[method].lines
-            line.set_markersize(3.2)
-            rings = axes.plot(*line.get_xydata()[0], **RING) if tuple(line.get_xydata()[0]) in best else []
-            for artist in (line, *caps, *bars, *rings):
-                artist.set_transform(artist.get_transform() + ScaledTranslation(move, 0, axes.figure.dpi_scale_trans))
+    for container in axes.containers:
+        container.lines[0].set_markersize(3.2)
 
 
 if __name__ == "__main__":

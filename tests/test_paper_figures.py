@@ -127,3 +127,24 @@ def test_a_figure_is_drawn_as_pdf_and_png_alone(name: str, tmp_path: Path, monke
     assert {f"{stem}.pdf", f"{stem}.png"} <= made
     assert made - {f"{stem}.pdf", f"{stem}.png"} <= {f"{stem}.md", f"{stem}.tex"}
     assert (tmp_path / f"{stem}.png").stat().st_size > 10_000
+
+
+def test_the_rings_of_the_pareto_figure_are_round_those_whom_nobody_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    from gelora.plots import plot_comparison
+    from gelora.plots_comparison import pareto_front
+    from gelora.scores import mean_cost, open_comparison, summarise_scores
+
+    comparison = open_comparison(ROOT / "docs" / "benchmarks" / "comparison" / "comparison.nc")
+    monkeypatch.syspath_prepend(str(FIGURES))
+    script = runpy.run_path(str(FIGURES / "ours_pareto.py"))
+    for task in ("rte", "average"):
+        axes = Figure().add_subplot()
+        plot_comparison(comparison, axes, task=task)
+        script["ring_front"](axes)
+        (rings,) = [line for line in axes.lines if line.get_markersize() == script["RING"]["markersize"]]
+        own = comparison if task == "average" else comparison.sel(task=[task])
+        scores = summarise_scores(comparison)["mean"].sel(task=task).values
+        best = pareto_front(mean_cost(own).values, scores)
+        assert list(rings.get_ydata()) == scores[best].tolist()

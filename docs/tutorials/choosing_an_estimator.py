@@ -51,11 +51,12 @@ for name, estimator in estimators.items():
 pd.DataFrame(rows, index=pd.Index(truths, name="true dimension")).T.round(1)
 
 # %%
-# At 2 they agree with the truth. At 5 they read 6 to 12 % low, at 10 12 to 19 %, above that
-# far more, and the more neighbours they look at, mostly the lower: 1,000 points in 20 dimensions are so sparse that the
-# nearest ones are not near, and most of them lie at the edge of the ball. This is no fault
-# of one estimator, it is what that many points can show. **A dimension of 15 from 1,000
-# points may be 20 in truth**; differences between layers shrink with it.
+# At 2 they agree with the truth. At 5 they read 6 to 12 % low, at 10 12 to 19 %, above
+# that far more, and the more neighbours they look at, mostly the lower: 1,000 points in
+# 20 dimensions are so sparse that the nearest ones are not near, and most of them lie
+# at the edge of the ball. This is no fault of one estimator, it is what that many
+# points can show. **A dimension of 15 from 1,000 points may be 20 in truth**;
+# differences between layers shrink with it.
 
 import matplotlib.pyplot as plt
 

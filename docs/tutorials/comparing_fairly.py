@@ -116,10 +116,10 @@ mean.map("{:.1f}".format) + " ± " + error.map("{:.1f}".format)
 
 # %%
 # Scores times 100, mean ± standard error over three seeds. Read the errors before the
-# means. CoLA is 0.0 for everybody and MRPC the same for most: after so few steps the models
-# predict one class. On RTE nobody is better than that. So only SST-2 and STS-B say anything
-# about methods. A table like this without errors would let you
-# pick winners from noise.
+# means. CoLA is 0.0 for everybody and MRPC the same for most: after so few steps the
+# models predict one class. On RTE nobody is better than that. So only SST-2 and STS-B
+# say anything about methods. A table like this without errors would let you pick
+# winners from noise.
 #
 # Does geometry pay here?
 # -----------------------
@@ -149,8 +149,9 @@ table.round(2)
 ax = gelora.plots.plot_comparison(measured)
 
 # %%
-# No method can be told from ``gelora`` here, and geometric ranks not from uniform, random or
-# reversed ones. Some other pairs lie further apart, AdaLoRA and GeoLoRA for one, mostly by
-# STS-B alone; with so many pairs and three seeds that is a lead, not a result. To find a difference of one point you need more steps,
-# more seeds and all validation rows; :doc:`/comparing` shows the study file, and the table
-# of :doc:`/benchmarks/comparison` says what the whole run would take.
+# No method can be told from ``gelora`` here, and geometric ranks not from uniform,
+# random or reversed ones. Some other pairs lie further apart, AdaLoRA and GeoLoRA for
+# one, mostly by STS-B alone; with so many pairs and three seeds that is a lead, not a
+# result. To find a difference of one point you need more steps, more seeds and all
+# validation rows; :doc:`/comparing` shows the study file, and the table of
+# :doc:`/benchmarks/comparison` says what the whole run would take.

@@ -13,10 +13,11 @@ dimension, and how probable each rank is.
 # Several estimators at once
 # --------------------------
 #
-# Estimators differ in what they look at, so one alone proves little. Three are asked for
-# here: ``twonn`` (two nearest neighbours), ``mle`` (the growth of 10 to 20 neighbours'
-# distances) and ``ph`` (how the length of the minimum spanning tree grows with the number
-# of points). The model is run once, and one neighbour search serves ``twonn`` and ``mle``.
+# Estimators differ in what they look at, so one alone proves little. Three are asked
+# for here: ``twonn`` (two nearest neighbours), ``mle`` (the growth of 10 to 20
+# neighbours' distances) and ``ph`` (how the length of the minimum spanning tree grows
+# with the number of points). The model is run once, and one neighbour search serves
+# ``twonn`` and ``mle``.
 #
 # ``n_replicates=20`` also estimates on 20 random halves of the texts. That is what the
 # errors of ranks come from, below.
@@ -56,12 +57,13 @@ for warning in told:
 # ``ph`` fits a line to the growth of the spanning tree and says where that line bends: its
 # number moves with the number of texts there, so read it as a rough one.
 #
-# The curves differ in height, and in block 1 even in direction: ``twonn`` rises, ``mle`` and
-# ``ph`` fall. That is the rule, not an accident: each estimator reads the cloud at another
-# scale (``mle`` looks at neighbours further away than ``twonn``, and on texts, unlike on
-# balls, the coarser scale may read the higher number), and with some hundred points all of them read low where the dimension is above
-# 10 or 15. So compare layers within one estimator, at one number of points, and state both
-# with every number.
+# The curves differ in height, and in block 1 even in direction: ``twonn`` rises,
+# ``mle`` and ``ph`` fall. That is the rule, not an accident: each estimator reads the
+# cloud at another scale (``mle`` looks at neighbours further away than ``twonn``, and
+# on texts, unlike on balls, the coarser scale may read the higher number), and with
+# some hundred points all of them read low where the dimension is above 10 or 15. So
+# compare layers within one estimator, at one number of points, and state both with
+# every number.
 #
 # What else changes with depth
 # ----------------------------

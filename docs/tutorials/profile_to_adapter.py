@@ -48,9 +48,9 @@ for name, plan in {"default rule": paper, "steadier": steady}.items():
     )
 
 # %%
-# The two rules need not agree; :doc:`/ranks` says how far either can be trusted. From here
-# on that of the default rule is used. A plan with one rank for all, at the same cost, is the
-# comparison to make:
+# The two rules need not agree; :doc:`/ranks` says how far either can be trusted. From
+# here on that of the default rule is used. A plan with one rank for all, at the same
+# cost, is the comparison to make:
 
 uniform = gelora.plan_ranks(None, model, "uniform", budget=paper.n_parameters)
 ax = gelora.plots.plot_ranks({"geometric": paper, "uniform": uniform})

@@ -47,11 +47,12 @@ for script in sorted(figures.glob("ge*ora_*.py")):
 # Draw two of them
 # ----------------
 #
-# On the command line: ``python paper_figures/NAME.py --output FOLDER``. Here the scripts
-# are run in this process, as ``draw_all.py`` does: profiles before and after tuning on an
-# intermediate task (the experiment of figure 3 of GeLoRA's paper), and GeoLoRA's ranks over training from
-# several starting ranks. The small print under each figure says what was measured. Model
-# and data are not the paper's, so compare shapes, not numbers.
+# On the command line: ``python paper_figures/NAME.py --output FOLDER``. Here the
+# scripts are run in this process, as ``draw_all.py`` does: profiles before and after
+# tuning on an intermediate task (the experiment of figure 3 of GeLoRA's paper), and
+# GeoLoRA's ranks over training from several starting ranks. The small print under each
+# figure says what was measured. Model and data are not the paper's, so compare shapes,
+# not numbers.
 
 
 def draw(script):

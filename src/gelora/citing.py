@@ -8,9 +8,10 @@ from typing import Any
 
 import xarray as xr
 
+from gelora.messages import nearest
 from gelora.netcdf import json_attribute
 from gelora.plan import RankPlan
-from gelora.registry import make_estimator
+from gelora.registry import available_estimators, make_estimator
 
 _SOFTWARE = """@software{{gelora,
   title = {{{{gelora}}: intrinsic dimension of transformer hidden states, and the {{LoRA}} ranks that follow from it}},
@@ -27,6 +28,7 @@ _GELORA = """@inproceedings{EdDib2024,
   eprint = {2412.09250},
   archivePrefix = {arXiv}
 }"""
+_FISHER = "% ranks by the spectrum of the empirical Fisher information, as gelora.fisher describes it"
 _LORA = """@inproceedings{Hu2021,
   title = {{LoRA}: low-rank adaptation of large language models},
   author = {Hu, Edward J. and others},
@@ -132,7 +134,8 @@ _ADAPTERS: Mapping[str, tuple[str, ...]] = {
 }""",
     ),
 }
-_GEOMETRIC = ("geometric", "recommended", "proportional", "budget")  # policies that read a profile's rises
+# Policies that make ranks of rises; of the others a profile may tell the budget alone.
+_GEOMETRIC = ("geometric", "recommended", "proportional", "budget", "shuffled", "reversed")
 
 
 def citation(*results: xr.Dataset | RankPlan | str) -> str:
@@ -194,8 +197,13 @@ def _by_name(name: str) -> Iterator[str]:
         yield from _ADAPTERS[bare]
     elif bare == "gelora":
         yield _GELORA
-    else:
+    elif bare in available_estimators():
         yield _of_estimator(name)
+    else:
+        known = sorted({*_ADAPTERS, "gelora", *available_estimators()})
+        raise ValueError(
+            f"`results` has {name!r}, no estimator and no adapter{nearest(bare, known)}; there are {known}"
+        )
 
 
 def _of_estimator(name: str) -> str:
@@ -217,8 +225,10 @@ def _of_dataset(dataset: xr.Dataset) -> Iterator[str]:
             estimator = str((method.get("ranks") or {}).get("estimator") or study.get("estimator", "twonn"))
             yield from _of_plan(str(method.get("policy", "")), {"profile": {"estimator": estimator}})
             yield from _ADAPTERS.get(str(method.get("adapter", "")).split("(")[0], ())
-    elif schema.startswith("gelora-"):
+    elif schema == "gelora-theory-report":
         yield _GELORA
+    elif schema in ("gelora-persistence", "gelora-spanning-tree"):
+        yield _of_estimator("ph")
     else:
         raise ValueError(f"`results` must be made by gelora, got a Dataset whose attribute `schema` is {schema!r:.80}")
 
@@ -233,12 +243,14 @@ def _mapping(dataset: xr.Dataset, name: str) -> dict[str, Any]:
 def _of_plan(policy: str, provenance: Mapping[str, Any]) -> Iterator[str]:
     if policy in _GEOMETRIC:
         yield _GELORA
-        for record in [provenance.get("profile") or {}, *provenance.get("more_profiles", [])]:
-            label = str(record.get("estimator", ""))
-            if label:
-                yield _known(label)
+        more = provenance.get("more_profiles")
+        for record in [provenance.get("profile"), *(more if isinstance(more, list) else [])]:
+            if isinstance(record, Mapping) and record.get("estimator"):
+                yield _known(str(record["estimator"]))
     if policy == "eva":
         yield from _ADAPTERS["eva"]
+    elif policy == "fisher":
+        yield _FISHER
 
 
 def _known(label: str) -> str:

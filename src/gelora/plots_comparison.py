@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gelora.captions import legend_above_figure, set_label, width_of
 from gelora.messages import check_choice
 from gelora.palette import COLORS, MARKERS, new_axes
-from gelora.scores import AVERAGE, better_when_greater, check_comparison, summarise_scores, total_seconds
+from gelora.scores import AVERAGE, better_when_greater, check_comparison, mean_cost, summarise_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,9 +57,14 @@ def plot_comparison(
     wanted = (AVERAGE if len(names) > 1 else names[0]) if task is None else task
     check_choice("task", wanted, [*names, AVERAGE])
     summary = summarise_scores(comparison).sel(task=wanted)
+    directions = better_when_greater(comparison).values[:-1]
+    if wanted == AVERAGE and directions.any() and not directions.all():
+        raise ValueError(
+            f"`task` must be one of {', '.join(names)}, got {AVERAGE!r}: scores of which some are better when they are "
+            "less have no average"
+        )
     own = comparison if wanted == AVERAGE else comparison.sel(task=[wanted])
-    paid = own["trainable_parameters"] if cost == "parameters" else total_seconds(own)
-    x, y = paid.mean(("task", "seed")).values, summary["mean"].values
+    x, y = mean_cost(own, cost).values, summary["mean"].values
     error = np.nan_to_num(summary["standard_error"].values)
     shown = _side_by_side(axes, x) if cost == "parameters" else x
     for place, method in enumerate(comparison["method"].values):
@@ -78,7 +83,7 @@ def plot_comparison(
             )
     greater = bool(better_when_greater(comparison)[[*names, AVERAGE].index(wanted)])
     front = pareto_front(x, y if greater else -y)
-    axes.plot(shown[front], y[front], color="0.6", linewidth=1, linestyle=":", zorder=0)
+    axes.plot(shown[front], y[front], color="0.6", linewidth=1, linestyle=":", zorder=0, label="_front")
     if cost == "parameters":
         axes.set_xscale("log")
     moved = np.isfinite(x) & (shown != x)

@@ -112,9 +112,15 @@ def _draw_line(axes: "Axes", line: xr.Dataset, x: str, index: int, dashes: str, 
 
 def _interval(line: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     low, high = line["ci_low"].values, line["ci_high"].values
-    given = np.isfinite(low) & np.isfinite(high)
+    given = _has_interval(line)
     dimension, error = line["dimension"].values, line["standard_error"].values
+    error = np.where(np.isfinite(error), error, np.nan)
     return np.where(given, low, dimension - error), np.where(given, high, dimension + error)
+
+
+def _has_interval(line: xr.Dataset) -> NDArray[np.bool_]:
+    """Say where both ends are there: of an interval that is open above nothing can be drawn but the error."""
+    return np.asarray(np.isfinite(line["ci_low"].values) & np.isfinite(line["ci_high"].values))
 
 
 def _finish_profile(axes: "Axes", profile: xr.Dataset, x: str, errors: bool) -> None:
@@ -135,7 +141,7 @@ def _finish_profile(axes: "Axes", profile: xr.Dataset, x: str, errors: bool) -> 
 
 
 def _bars_part(profile: xr.Dataset) -> str:
-    given = np.isfinite(profile["ci_low"].values)
+    given = _has_interval(profile)
     intervals, others = given.any(), (~given & np.isfinite(profile["standard_error"].values)).any()
     bars = ["confidence interval"] * bool(intervals) + ["± standard error"] * bool(others)
     return f"bars: {' or '.join(bars)}" if bars else ""

@@ -124,6 +124,11 @@ def _table(row: xr.Dataset, layers: Iterable[int] | None) -> xr.Dataset:
         row = row.isel(layer=[place for place, layer in enumerate(known) if layer in wanted])
     row = row.sortby("scale")
     having = np.isfinite(row["dimension_scales"].transpose("layer", "scale").values).any(axis=0)
+    if not having.any():
+        raise ValueError(
+            f"`layers` must hold one whose dimension is defined at some scale, got {row['layer'].values.tolist()}: "
+            "give others; the profile's `undefined` says why"
+        )
     return row.isel(scale=having)
 
 

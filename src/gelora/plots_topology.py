@@ -237,8 +237,12 @@ def _draw_nodes(axes: "Axes", graph: Any, positions: Any, values: NDArray[Any] |
         nx.draw_networkx_nodes(graph, positions, node_color="0.25", **options).set_zorder(2)
     elif values.dtype.kind in "fiu":
         warm = shades(0.0, 0.85, name="inferno")
-        nx.draw_networkx_nodes(graph, positions, node_color=values, cmap=warm, **options).set_zorder(2)
-        _color_bar(axes, values, warm, label)
+        known = np.isfinite(values)
+        named, rest = np.flatnonzero(known).tolist(), np.flatnonzero(~known).tolist()
+        nx.draw_networkx_nodes(graph, positions, rest, node_color="0.8", **options)
+        nodes = nx.draw_networkx_nodes(graph, positions, named, node_color=values[known], cmap=warm, **options)
+        nodes.set_zorder(2)
+        _color_bar(axes, values[known], warm, label)
     else:
         names = list(dict.fromkeys(str(value) for value in values))
         if len(names) > len(COLORS):

@@ -91,7 +91,7 @@ def plot_rank_history(record: Records, ax: "Axes | None" = None) -> "Axes":
     """
     named = _named_records(record)
     for label, one in named.items():
-        if "rank_history" not in one or not one.sizes.get("module"):
+        if "rank_history" not in one or not one.sizes.get("module") or not one.sizes.get("change"):
             raise ValueError(f"`record` {label!r} has no ranks: give records of an adapter with ranks")
     axes = new_axes(ax, (6.4, 3.6))
     for index, (label, one) in enumerate(named.items()):
@@ -175,6 +175,8 @@ def _explain_loss(axes: "Axes", named: Mapping[str, xr.Dataset]) -> None:
 
 
 def _draw_score(axes: "Axes", record: xr.Dataset, index: int, name: str) -> None:
+    if "score" not in record["metric"].values:
+        raise ValueError(f"`record` {name!r} has no metric 'score': give a record of `gelora.finetune`, or show='loss'")
     values = record["validation"].sel(metric="score").values
     _draw_points(axes, record, values, index, name, linestyle=DASHES[index % len(DASHES)])
 

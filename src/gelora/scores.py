@@ -155,6 +155,27 @@ def total_seconds(comparison: xr.Dataset) -> xr.DataArray:
     return comparison["estimation_seconds"] + comparison["training_seconds"]
 
 
+def mean_cost(comparison: xr.Dataset, cost: str = "parameters") -> xr.DataArray:
+    """Return what each method costs, on the mean over the seeds of each task, then over the tasks.
+
+    Parameters
+    ----------
+    comparison : xarray.Dataset
+        As `gelora.compare` returns.
+    cost : {"parameters", "seconds"}
+        Trained parameters without the head, or seconds of estimation and training.
+
+    Returns
+    -------
+    xarray.DataArray
+        Along ``method``; NaN where no run of a task ended, as a mean over the others would be that of other tasks.
+    """
+    check_comparison(comparison)
+    check_choice("cost", cost, ("parameters", "seconds"))
+    paid = comparison["trainable_parameters"] if cost == "parameters" else total_seconds(comparison)
+    return paid.mean("seed").mean("task", skipna=False)
+
+
 def better_when_greater(comparison: xr.Dataset) -> xr.DataArray:
     """Say of each task, the average last, whether greater scores are better."""
     known = json_attribute(comparison, "greater_is_better", "`comparison`")

@@ -47,6 +47,10 @@ def test_a_plan_cites_its_rule_and_the_estimator_behind_it() -> None:
     object.__setattr__(plan, "provenance", {"profile": {"estimator": "gride(scan_to=8)"}, "more_profiles": []})
     assert keys(gelora.citation(plan)) == ["gelora", "EdDib2024", "Denti2022", "DiNoia2024"]
     assert keys(gelora.citation(example_plan([2, 2], "uniform"))) == ["gelora"]
+    assert "Fisher information" in gelora.citation(example_plan([2, 2], "fisher"))
+    for damaged in ({"profile": "x", "more_profiles": None}, {"profile": None}):
+        object.__setattr__(plan, "provenance", damaged)
+        assert keys(gelora.citation(plan)) == ["gelora", "EdDib2024"]
     object.__setattr__(plan, "provenance", {"profile": {"estimator": "a label of mine"}})
     assert '% the estimator "a label of mine" is not known here' in gelora.citation(plan)
 
@@ -65,6 +69,15 @@ def test_a_record_and_a_comparison_cite_their_adapters() -> None:
     comparison = xr.Dataset(attrs={"schema": "gelora-comparison", "study": json.dumps(study)})
     expected = ["gelora", "EdDib2024", "LevinaBickel2004", "MacKayGhahramani2005", "Hu2021", "Liu2024", "Facco2017"]
     assert keys(gelora.citation(comparison)) == expected
+
+
+def test_bars_and_trees_cite_persistent_homology_and_no_rule_of_ranks() -> None:
+    from gelora.topology import persistence, spanning_tree
+
+    cloud = np.random.default_rng(0).normal(size=(30, 3))
+    for found in (persistence(cloud, degrees=(0,)), spanning_tree(cloud)):
+        assert keys(gelora.citation(found)) == ["gelora", *keys(gelora.citation("ph"))[1:]]
+        assert "EdDib2024" not in gelora.citation(found)
 
 
 def test_several_results_are_cited_together() -> None:
@@ -90,7 +103,8 @@ def test_every_adapter_has_its_citation_and_every_entry_parses() -> None:
     [
         (3, TypeError, "`results` must be profiles, rank plans"),
         (xr.Dataset(), ValueError, "`results` must be made by gelora"),
-        ("twonnn", ValueError, "there is no 'twonnn'"),
+        ("twonnn", ValueError, "`results` has 'twonnn', no estimator and no adapter.* did you mean 'twonn'"),
+        ("dorra", ValueError, "did you mean 'dora'"),
     ],
 )
 def test_what_cannot_be_cited_is_refused(result: object, error: type[Exception], message: str) -> None:

@@ -345,3 +345,14 @@ def test_drawing_does_not_change_the_profile() -> None:
     before = profile.copy(deep=True)
     plot_profile(profile, new_axes())
     xr.testing.assert_identical(profile, before)
+
+
+def test_an_interval_that_is_open_above_is_drawn_and_named_as_the_error() -> None:
+    profile = example_profile([[5.0, 7.0]])
+    profile["ci_high"][:] = np.inf
+    axes = plot_profile(profile, new_axes())
+    (bars,) = [artist for artist in axes.collections if isinstance(artist, LineCollection)]
+    np.testing.assert_allclose([s[:, 1].tolist() for s in bars.get_segments()], [[4.8, 5.2], [6.8, 7.2]])
+    assert "bars: ± standard error" in axes.get_title(loc="left").replace("\n", " ")
+    profile["standard_error"][:] = np.inf
+    assert np.isfinite(plot_profile(profile, new_axes()).get_ylim()).all()

@@ -129,3 +129,10 @@ def test_drawing_scales_changes_neither_the_profile_nor_the_settings() -> None:
     xr.testing.assert_identical(profile, before)
     assert dict(mpl.rcParams) == settings
     assert plt.get_fignums() == []
+
+
+def test_a_layer_that_is_undefined_at_every_scale_is_named() -> None:
+    profile = scale_profile()
+    profile["dimension_scales"][:, 0] = NAN
+    with pytest.raises(ValueError, match=r"`layers` must hold one whose dimension is defined at some scale, got \[0\]"):
+        plot_scales(profile, new_axes(), layers=[0])

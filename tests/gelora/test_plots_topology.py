@@ -197,3 +197,13 @@ def test_the_drawn_tree_is_a_tree(tree: xr.Dataset) -> None:
     graph = nx.Graph(zip(tree["source"].values.tolist(), tree["target"].values.tolist(), strict=True))
     assert nx.is_tree(graph)
     assert len(graph) == tree.sizes["node"]
+
+
+def test_a_node_without_a_value_is_grey_and_leaves_the_colours_to_the_others(tree: xr.Dataset) -> None:
+    values = np.arange(20.0)
+    values[3] = np.nan
+    axes = plot_spanning_tree(tree, new_axes(), values=values)
+    colour_bar = axes.figure.axes[-1]
+    assert colour_bar.get_ylim() == (0.0, 19.0)
+    grey = [group for group in points_of(axes) if to_rgb(group.get_facecolor()[0]) == to_rgb("0.8")]
+    assert [len(group.get_offsets()) for group in grey] == [1]

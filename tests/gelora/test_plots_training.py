@@ -130,3 +130,10 @@ def test_ranks_are_drawn_as_a_rank_history() -> None:
     record = rank_record([[2, 4], [4, 8]], [0, 2], 20)
     one, other = plot_training(record, new_axes(), show="rank"), plot_rank_history(record, new_axes())
     assert one.lines[0].get_xydata().tolist() == other.lines[0].get_xydata().tolist()
+
+
+def test_records_without_what_is_asked_for_are_named(noisy: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="`record` '' has no metric 'score'"):
+        plot_training(noisy.assign_coords(metric=["f1", "accuracy"]), new_axes(), show="score")
+    with pytest.raises(ValueError, match="`record` '' has no ranks"):
+        plot_rank_history(rank_record([[4, 4]], [0], 10).isel(change=slice(0)), new_axes())

@@ -17,6 +17,7 @@ from gelora.scores import (
     AVERAGE,
     check_comparison,
     compare_scores,
+    mean_cost,
     open_comparison,
     save_comparison,
     summarise_scores,
@@ -249,3 +250,20 @@ def test_the_drawing_has_a_point_and_an_error_bar_for_each_method(two_tasks: xr.
     with pytest.raises(ValueError, match="`task` must be one of co_la, rte, average"):
         plot_comparison(two_tasks, axes, task="sst2")
     plt.close("all")
+
+
+def test_the_cost_of_an_average_does_not_forget_the_task_whose_run_failed() -> None:
+    comparison = example_comparison(np.full((2, 1, 2), 0.5))
+    comparison["training_seconds"][:] = np.array([[[10.0, 10.0]], [[100.0, NAN]]])
+    comparison["estimation_seconds"][:] = 0.0
+    assert mean_cost(comparison, "seconds").values.tolist() == [55.0]
+    comparison["training_seconds"][1] = NAN
+    assert np.isnan(mean_cost(comparison, "seconds").values).all()
+    with pytest.raises(ValueError, match="`cost` must be one of"):
+        mean_cost(comparison, "euros")
+
+
+def test_an_average_of_opposite_directions_is_not_drawn(two_tasks: xr.Dataset) -> None:
+    mixed = two_tasks.assign_attrs(greater_is_better=json.dumps({"co_la": True, "rte": False}))
+    with pytest.raises(ValueError, match="`task` must be one of co_la, rte, got 'average': scores of which some"):
+        plot_comparison(mixed)

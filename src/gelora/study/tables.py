@@ -13,8 +13,8 @@ from gelora.scores import (
     better_when_greater,
     check_comparison,
     compare_scores,
+    mean_cost,
     summarise_scores,
-    total_seconds,
 )
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ def table_rows(comparison: xr.Dataset) -> tuple[list[str], list[Row]]:
     tasks = [str(task) for task in summary["task"].values]
     if len(tasks) == 2 or bool(summary["mean"].sel(task=AVERAGE).isnull().all()):
         tasks = [task for task in tasks if task != AVERAGE]
-    parameters = comparison["trainable_parameters"].mean(("task", "seed"))
-    seconds = total_seconds(comparison).mean(("task", "seed"))
+    parameters, seconds = mean_cost(comparison, "parameters"), mean_cost(comparison, "seconds")
     rows = []
     for method in comparison["method"].values:
         cells = []
