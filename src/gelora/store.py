@@ -204,7 +204,7 @@ class ActivationStore:
                 return part
         kept = ", ".join(f"({part.stack!r}, {number})" for part in self.parts for number in part.layers)
         raise ValueError(
-            f"`stack`, `layer` must be one of {kept}, which {str(self.path)!r} holds; got {(stack, layer)}"
+            f"`stack`, `layer` must be one of {kept}, which {str(self.path)!r} has; got {(stack, layer)}"
         )
 
     def windows_of(self, stack: str) -> list[int]:
