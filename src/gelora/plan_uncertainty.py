@@ -1,9 +1,11 @@
 """How far the ranks of a plan can be trusted, as plain values that JSON takes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+Column = tuple[str, int, tuple[str, ...]]  # a block, by stack and number, and those of its matrices that are alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,25 @@ class PlanScales:
     stabilities: tuple[float, ...]
     taken: str
     reason: str
+
+
+def alike_modules(modules: Sequence[Any], found: PlanUncertainty) -> dict[Column, list[int]]:
+    """Return the places of the modules of each block whose rank and probabilities are the same, by block and roles."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, module in enumerate(modules):
+        key = (module.stack, module.block, module.rank, found.probabilities[place])
+        groups.setdefault(key, []).append(place)
+    return {
+        (stack, block, tuple(modules[place].role for place in members)): members
+        for (stack, block, _, _), members in groups.items()
+    }
+
+
+def rank_shares(modules: Sequence[Any], found: PlanUncertainty) -> dict[int, tuple[float, ...]]:
+    """Return the probability of each rank for each module, of a module's own rank too where it has none: 0."""
+    known = [dict(zip(found.ranks, shares, strict=True)) for shares in found.probabilities]
+    ranks = sorted({*found.ranks, *(module.rank for module in modules)})
+    return {rank: tuple(shares.get(rank, 0.0) for shares in known) for rank in ranks}
 
 
 def uncertainty_from_record(record: Mapping[str, Any] | None) -> PlanUncertainty | None:

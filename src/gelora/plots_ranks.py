@@ -11,13 +11,12 @@ from gelora.captions import height_of, legend_above, set_title, size_of, width_o
 from gelora.messages import check_choice
 from gelora.palette import COLORS, HATCHES, new_axes
 from gelora.plan import RankPlan
-from gelora.plan_uncertainty import PlanUncertainty
+from gelora.plan_uncertainty import Column, alike_modules, rank_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SMALLEST = 4.5  # points: type below cannot be read in print
-Column = tuple[str, int, tuple[str, ...]]  # a block, by stack and number, and those of its matrices that are alike
 
 _ROLE_NAMES = {
     "query": "query",
@@ -154,12 +153,9 @@ def _plot_probabilities(plan: RankPlan, ax: "Axes | None") -> "Axes":
         raise ValueError(
             "`plan` has no probabilities of its ranks: estimate the profile with n_replicates=50 and plan again"
         )
-    columns = _alike(plan, known)
-    ranks = sorted({*known.ranks, *(plan.modules[members[0]].rank for members in columns.values())})
-    shares = np.zeros((len(ranks), len(columns)))
-    for place, members in enumerate(columns.values()):
-        for rank, share in zip(known.ranks, known.probabilities[members[0]], strict=True):
-            shares[ranks.index(rank), place] = share
+    columns, by_rank = alike_modules(plan.modules, known), rank_shares(plan.modules, known)
+    ranks = list(by_rank)
+    shares = np.array([[by_rank[rank][members[0]] for members in columns.values()] for rank in ranks])
     axes = new_axes(ax, (max(6.4, 0.42 * len(columns) + 1.6), 1.6 + 0.3 * min(len(ranks), 12)))
     _draw_cells(axes, shares, [[_per_cent(share) for share in row] for row in shares], 1.0, unit=0.01, label="%")
     for place, members in enumerate(columns.values()):
@@ -173,18 +169,6 @@ def _plot_probabilities(plan: RankPlan, ax: "Axes | None") -> "Axes":
     counts = f"n = {known.n_examples:,} examples, {known.n_replicates} halves"
     set_title(axes, [f"{plan.policy} ranks: probability in %", "framed: the plan"], [_stability(plan), counts])
     return axes
-
-
-def _alike(plan: RankPlan, known: PlanUncertainty) -> dict[Column, list[int]]:
-    """Return the places of the modules of each block whose rank and probabilities are the same, by block and roles."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, module in enumerate(plan.modules):
-        key = (module.stack, module.block, module.rank, known.probabilities[place])
-        groups.setdefault(key, []).append(place)
-    return {
-        (stack, block, tuple(plan.modules[place].role for place in members)): members
-        for (stack, block, _, _), members in groups.items()
-    }
 
 
 def _per_cent(share: float) -> str:

@@ -18,6 +18,7 @@ from gelora.profile import save_profile
 from gelora.report import report_files, write_report
 from gelora.report.contents import contents_of
 from gelora.report.page import content_policy, named_plans
+from gelora.report.sources import open_sources
 from gelora.scores import save_comparison
 from html_pages import Page
 
@@ -276,6 +277,10 @@ def test_nothing_to_report_on_or_something_else_is_refused(tmp_path: Path) -> No
         write_report(None, tmp_path / "r.html")
     with pytest.raises(TypeError, match="`plan` must hold RankPlans only, got int"):
         write_report(None, tmp_path / "r.html", plan=[3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="`plan` must be a RankPlan, or several in a sequence or mapping, got int"):
+        write_report(None, tmp_path / "r.html", plan=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`record` must be a Dataset, or several in a sequence or mapping, got int"):
+        write_report(None, tmp_path / "r.html", record=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`record` must be an xarray Dataset, got int"):
         write_report(None, tmp_path / "r.html", record={"a": 3})  # type: ignore[dict-item]
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -316,22 +321,12 @@ def test_a_file_that_does_not_fit_is_named_with_the_remedy(profile: xr.Dataset, 
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_training_record_is_a_row_and_a_line(tmp_path: Path) -> None:
-    record = xr.Dataset(
-        {
-            "loss": ("step", [0.7, 0.6, 0.5]),
-            "score": 0.81,
-            "seconds": 61.25,
-            "trainable_parameters": ("part", [12_345, 770]),
-        },
-        coords={"part": ["adapter", "head"], "step": [1, 2, 3]},
-        attrs={"schema": "gelora-training-record", "score_metrics": json.dumps(["accuracy"]), "adapter": "lora"},
-    )
-    record.to_netcdf(tmp_path / "record.nc", engine="h5netcdf")
-    page = Page(report_files([tmp_path / "record.nc"], tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert {"0.8100 (accuracy)", "12,345", "770"} <= {cell for _, cell in page.all("td")}
-    ((_, written),) = page.all("script", id="charts")
-    assert json.loads(written)["records"]["figures"][""]["data"][0]["y"] == [0.7, 0.6, 0.5]
+def test_plans_of_one_name_in_two_folders_are_two_plans_whatever_the_case_of_their_ending(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "plan.JSON" for folder in ("a", "b")]
+    for file, ranks in zip(files, ([2, 3], [1, 1]), strict=True):
+        file.parent.mkdir()
+        example_plan(ranks).save(tmp_path / "plan.json").rename(file)
+    assert list(open_sources(files).plans) == [str(file) for file in files]
 
 
 def test_the_command_writes_the_page_without_loading_torch(profile: xr.Dataset, tmp_path: Path) -> None:

@@ -97,6 +97,31 @@ def test_the_task_and_what_scores_are_set_against_can_be_chosen(wide: Visit) -> 
     assert figure.locator(".ytick").count() == 12
 
 
+def test_of_one_task_what_scores_are_set_against_can_be_chosen(browser: Any, tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(0.7, 0.05, size=(1, 3, 3))
+    visit = Visit(browser, write_report(None, tmp_path / "r.html", comparison=example_comparison(scores)))
+    visit.wait_until_drawn()
+    figure = visit.page.locator("figure[data-chart=pareto]")
+    titles = figure.locator(".xtitle")
+    assert figure.get_by_role("combobox").count() == 1
+    assert titles.text_content() == "trained parameters without the head"
+    for against, title in (("seconds", "seconds of estimation and training"), ("nothing", "score")):
+        figure.get_by_role("combobox", name="Against").select_option(against)
+        assert titles.text_content() == title
+    assert visit.complaints == []
+    visit.context.close()
+
+
+def test_a_chosen_rank_without_a_probability_is_ticked_above_its_block(browser: Any, tmp_path: Path) -> None:
+    plan = uncertain(example_plan([2, 1], key_rank=3), 0.4)
+    visit = Visit(browser, write_report(None, tmp_path / "r.html", plan=plan))
+    visit.wait_until_drawn()
+    figure = visit.page.locator("figure[data-chart=probabilities-1]")
+    assert figure.locator(".annotation-text").all_text_contents() == ["3 ✓", "3 ✓"]
+    assert "2 ✓" in figure.locator(".bartext").all_text_contents()
+    visit.context.close()
+
+
 def test_the_button_gives_the_other_colours_to_page_and_charts(wide: Visit) -> None:
     light = wide.page.evaluate(COLOURS)
     wide.page.get_by_role("button", name="Use dark colours").click()

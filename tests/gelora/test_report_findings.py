@@ -198,6 +198,62 @@ def test_a_comparison_tells_of_runs_that_failed_few_seeds_and_no_difference() ->
     assert comparison_findings(example_comparison(apart)) == []
 
 
+def test_without_a_test_nothing_is_said_of_differences() -> None:
+    rng = np.random.default_rng(0)
+    one_seed = rng.normal(0.7, 0.05, size=(2, 3, 1))
+    assert kinds(comparison_findings(example_comparison(one_seed))) == ["few-seeds"]
+    one_method = rng.normal(0.7, 0.05, size=(2, 1, 6))
+    assert kinds(comparison_findings(example_comparison(one_method))) == []
+
+
+def test_methods_that_no_test_tells_apart_are_not_called_equal() -> None:
+    scores = np.random.default_rng(0).normal(0.7, 0.05, size=(2, 3, 5))
+    one = found(comparison_findings(example_comparison(scores)), "no-difference")
+    assert one.remedy == "These seeds do not tell the methods apart; give more seeds."
+
+
+def test_a_difference_of_the_averages_alone_is_told_as_such() -> None:
+    # What one task gains by the seed another loses: each task is noisy, their average is not.
+    noise = np.array([[[0.0] * 5, [0.1, -0.1, 0.05, -0.06, 0.01]], [[0.0] * 5, [-0.1, 0.1, -0.05, 0.06, -0.01]]])
+    shift = np.array([0.0, 0.01])[None, :, None] + np.array([[[0.0] * 5, [1e-3, 0, -1e-3, 5e-4, 0]]])
+    findings = comparison_findings(example_comparison(0.7 + noise + shift, methods=["lora", "gelora"]))
+    assert kinds(findings) == ["average-differs"]
+    assert "in the average over the tasks gelora does (smallest q = " in findings[0].what
+    assert "Speak of the average alone" in findings[0].remedy
+
+
+def test_rounding_to_the_nearest_is_recommended_to_plans_that_do_not_yet() -> None:
+    for n_settling in (2e4, np.inf):
+        noisy = uncertain(example_plan([2, 3]), 0.4, n_settling=n_settling)
+        up, nearest = (replace(noisy, provenance={"options": {"rounding": way}}) for way in ("ceil", "round"))
+        assert "rounding='round'" in found(plan_findings(up), "unstable-ranks").remedy
+        assert "rounding=" not in found(plan_findings(nearest), "unstable-ranks").remedy
+
+
+def test_a_larger_budget_is_advised_where_the_plan_has_one() -> None:
+    plan = example_plan([2, 2])
+    assert "budget" not in found(plan_findings(plan), "uniform-ranks").remedy
+    bought = replace(plan, provenance={"options": {"budget": 4000}})
+    assert "larger budget" in found(plan_findings(bought), "uniform-ranks").remedy
+
+
+def test_a_layer_that_several_warnings_speak_of_is_named_once() -> None:
+    entries = [
+        {"where": f"layer {layer} of the encoder", "category": "UserWarning", "message": message}
+        for layer in (0, 1)
+        for message in ("no plateau", "few scales")
+    ]
+    one = found(profile_findings(quiet_profile(estimator_warnings=json.dumps({"mle": entries}))), "estimator")
+    assert "warned in layers 0 and 1, first" in one.what
+
+
+def test_a_dimension_of_zero_is_no_factor_of_disagreement() -> None:
+    findings = profile_findings(quiet_profile([[0.0, 6.0], [5.5, 5.0]]))
+    assert "disagreement" not in kinds(findings)
+    one = found(profile_findings(quiet_profile([[0.0, 9.0], [5.5, 4.0]])), "disagreement")
+    assert "up to 2.2: in layer 1" in one.what
+
+
 def test_findings_come_with_the_gravest_first() -> None:
     profile = quiet_profile([[NAN, 50.0, 6.0]], text_copies_removed=3)
     order = [SEVERITIES.index(finding.severity) for finding in profile_findings(profile)]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import xarray as xr
 
 from gelora.palette import COLORS
 from gelora.plan import RankPlan
+from gelora.plan_uncertainty import Column, alike_modules, rank_shares
 from gelora.profile import COVARIATES
 
 # The same shapes as gelora.palette.MARKERS, by plotly's names.
@@ -118,7 +120,7 @@ def interval(line: xr.Dataset) -> tuple[Any, Any]:
     """Return the interval of each dimension, ± one standard error where an estimator gives none, NaN without either."""
     low, high, dimension = (line[name].values for name in ("ci_low", "ci_high", "dimension"))
     given = np.isfinite(low) & np.isfinite(high)
-    error = line["standard_error"].values
+    error = np.where(np.isfinite(line["standard_error"].values), line["standard_error"].values, np.nan)
     return np.where(given, low, dimension - error), np.where(given, high, dimension + error)
 
 
@@ -217,37 +219,55 @@ def probabilities_chart(plan: RankPlan) -> dict[str, Any] | None:
     """Return the probability of each rank as stacked bars over the blocks; None where the plan has none."""
     if plan.uncertainty is None:
         return None
-    firsts: dict[tuple[str, int], int] = {}
-    for place, module in enumerate(plan.modules):
-        firsts.setdefault((module.stack, module.block), place)
-    names, found = block_names(list(firsts)), plan.uncertainty
-    edge = 1 if len(names) <= _MOST_BARS // 2 else 0
+    columns = alike_modules(plan.modules, plan.uncertainty)
+    shares = rank_shares(plan.modules, plan.uncertainty)
+    escaped_columns = [(stack, block, tuple(map(escaped, roles))) for stack, block, roles in columns]
+    names, firsts = column_names(escaped_columns, "<br>"), [members[0] for members in columns.values()]
+    legible = len(names) <= _MOST_BARS // 2
     traces = []
-    for column, rank in enumerate(found.ranks):
-        chosen = [plan.modules[place].rank == rank for place in firsts.values()]
+    for place, (rank, by_module) in enumerate(shares.items()):
+        chosen = [plan.modules[first].rank == rank for first in firsts]
         traces.append(
             {
                 "type": "bar",
                 "name": f"rank {rank}",
                 "x": names,
-                "y": [found.probabilities[place][column] for place in firsts.values()],
+                "y": [by_module[first] for first in firsts],
                 "text": [f"{rank} ✓" if is_chosen else str(rank) for is_chosen in chosen],
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
                 "hovertemplate": "%{y:.2f}",
-                "marker": {"color": _shade(column, len(found.ranks)), "line": {"width": edge, "color": "#ffffff"}},
+                "marker": {"color": _shade(place, len(shares)), "line": {"width": int(legible), "color": "#ffffff"}},
             }
         )
+    ranks = [plan.modules[first].rank for first in firsts]
+    never = [_above(name, rank) for name, rank, at in zip(names, ranks, firsts, strict=True) if shares[rank][at] == 0]
     layout = {
         "barmode": "stack",
-        "xaxis": {"title": {"text": "block"}, "type": "category"},
-        "yaxis": {"title": {"text": "probability"}, "range": [0, 1]},
+        "xaxis": {"title": {"text": "block"}, "type": "category", "showgrid": False},
+        "yaxis": {"title": {"text": "probability"}, "range": [0, 1.12 if never else 1]},
         "uniformtext": {"minsize": 10, "mode": "hide"},
         "legend": {"traceorder": "normal"},
         "hovermode": "x unified",
+        "annotations": never if legible else [],
     }
     return figure(traces, layout)
+
+
+def _above(name: str, rank: int) -> dict[str, Any]:
+    """Return the tick of a chosen rank whose bar has no height, above the bar of its block."""
+    return {"x": name, "y": 1, "text": f"{rank} ✓", "showarrow": False, "yanchor": "bottom", "font": {"size": 11}}
+
+
+def column_names(columns: Sequence[Column], separator: str = ", ") -> list[str]:
+    """Return the name of each block, with its matrices where those of a block stand apart."""
+    blocks = [(stack, block) for stack, block, _ in columns]
+    counts = Counter(blocks)
+    return [
+        separator.join([name, *roles]) if counts[block] > 1 else name
+        for name, block, (_, _, roles) in zip(block_names(blocks), blocks, columns, strict=True)
+    ]
 
 
 def block_names(blocks: Sequence[tuple[str, int]]) -> list[str]:

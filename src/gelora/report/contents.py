@@ -18,7 +18,7 @@ from gelora.report.plan_section import PlanPart, plan_part, plans_chart
 from gelora.report.profile_findings import profile_findings
 from gelora.report.record_section import records_chart
 from gelora.report.rises_section import rises_chart
-from gelora.report.wording import percent, short_path, what_was_measured
+from gelora.report.wording import percent, short_path, span, what_was_measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +181,8 @@ def _profile_facts(profile: xr.Dataset | None, plans: Mapping[str, RankPlan]) ->
     known = known[np.isfinite(known)]
     if known.size:
         yield f"{known.min():.1f} – {known.max():.1f}", f"dimension over the layers, by {label}"
-    yield f"{int(profile['n_points'].max()):,}", f"points in each of {profile.sizes['layer']} layers"
+    points = profile["n_points"].sel(estimator=label).values
+    yield span(points, "–"), f"points in each of {profile.sizes['layer']} layers"
 
 
 def _plan_facts(plans: Mapping[str, RankPlan]) -> Iterator[tuple[str, str]]:

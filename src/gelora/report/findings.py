@@ -8,7 +8,8 @@ import xarray as xr
 
 from gelora.plan import RankPlan
 from gelora.report.finding import Finding, by_severity
-from gelora.report.wording import rounded
+from gelora.report.pieces import mapping
+from gelora.report.wording import listed, rounded
 from gelora.scores import AVERAGE, check_comparison, compare_scores
 
 LEAST_SEEDS = 5
@@ -43,21 +44,34 @@ def _unstable(plan: RankPlan) -> Iterator[Finding]:
         return
     worst = min(range(len(plan.modules)), key=lambda place: found.module_stability[place])
     module = plan.modules[worst]
-    settles = (
-        "No number of examples would settle it, as a rise lies at a step of the rounding: choose rounding='round', or "
-        "one plan by hand and keep it."
-        if math.isinf(found.n_settling)
-        else f"About {rounded(found.n_settling)} examples would settle it; or take an estimator with less noise, such "
-        "as mle with more neighbours, or rounding='round'."
-    )
     yield Finding(
         "unstable-ranks",
         "caution",
         f"The ranks are noisy: another draw of {found.n_examples:,} examples would give the same plan with probability "
         f"{found.stability:.2f}, less than the {found.confidence:g} asked for. The least certain is block "
         f"{module.block} of the {module.stack} ({found.module_stability[worst]:.2f}).",
-        settles,
+        _settling(found.n_settling, rounds=_option(plan, "rounding") == "round"),
     )
+
+
+def _settling(n_settling: float, *, rounds: bool) -> str:
+    """Return what would make ranks stable, where they are rounded to the nearest already or not."""
+    if math.isinf(n_settling):
+        other = "" if rounds else "rounding='round', or "
+        return (
+            f"No number of examples would settle it, as a rise lies at a step of the rounding: choose {other}one plan "
+            "by hand and keep it."
+        )
+    other = "" if rounds else ", or rounding='round'"
+    return (
+        f"About {rounded(n_settling)} examples would settle it; or take an estimator with less noise, such as mle with "
+        f"more neighbours{other}."
+    )
+
+
+def _option(plan: RankPlan, name: str) -> object:
+    """Return an option that a plan was made with; None where it says nothing of it."""
+    return mapping(plan.provenance.get("options")).get(name)
 
 
 def _by_scale(plan: RankPlan) -> Iterator[Finding]:
@@ -81,7 +95,9 @@ def _uniform(plan: RankPlan) -> Iterator[Finding]:
             "uniform-ranks",
             "note",
             f"All matrices have rank {next(iter(ranks))}: this plan is plain LoRA of that rank.",
-            "Nothing; a larger budget would tell blocks apart.",
+            "Nothing; a larger budget would tell blocks apart."
+            if _option(plan, "budget")
+            else "Nothing; results with it are results of LoRA.",
         )
 
 
@@ -127,11 +143,23 @@ def _noise_of_scores(comparison: xr.Dataset) -> Iterator[Finding]:
         return
     tests = compare_scores(comparison)
     single = tests["q_value"].sel(task=[task for task in tests["task"].values if task != AVERAGE])
-    if not bool((single < SIGNIFICANT).any()):
+    if not bool(single.notnull().any()) or bool((single < SIGNIFICANT).any()):
+        return
+    what = (
+        f"On no single task does a method differ from {tests.attrs['reference']} beyond the noise of the seeds (paired "
+        f"t tests, adjusted after Benjamini and Hochberg, q < {SIGNIFICANT:g})"
+    )
+    average = tests["q_value"].sel(task=AVERAGE)
+    apart = [str(method) for method in average["method"].values[average.values < SIGNIFICANT]]
+    if apart:
         yield Finding(
-            "no-difference",
+            "average-differs",
             "note",
-            f"On no single task does a method differ from {tests.attrs['reference']} beyond the noise of the seeds "
-            f"(paired t tests, adjusted after Benjamini and Hochberg, q < {SIGNIFICANT:g}).",
-            "Read the order of the methods as chance.",
+            f"{what}; in the average over the tasks {listed(apart)} {'does' if len(apart) == 1 else 'do'} "
+            f"(smallest q = {float(average.min()):.2g}).",
+            "Speak of the average alone; give more seeds to tell on which tasks the methods differ.",
+        )
+    else:
+        yield Finding(
+            "no-difference", "note", f"{what}.", "These seeds do not tell the methods apart; give more seeds."
         )

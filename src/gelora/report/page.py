@@ -12,15 +12,21 @@ import xarray as xr
 from gelora.blocks import Architecture
 from gelora.files import atomic_path, check_writable
 from gelora.masking import masked
+from gelora.netcdf import check_schema
 from gelora.plan import RankPlan
 from gelora.profile import attribute, check_profile
 from gelora.provenance import package_versions, timestamp
 from gelora.report.contents import Contents, contents_of
+from gelora.report.pieces import Chart
 from gelora.scores import check_comparison
 
 Plans = RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan]
-Records = xr.Dataset | Mapping[str, xr.Dataset]
-_RECORD_VARIABLES = ("loss", "score", "seconds", "trainable_parameters")
+Records = xr.Dataset | Sequence[xr.Dataset] | Mapping[str, xr.Dataset]
+# As in gelora.finetuning.record, which loads torch.
+RECORD, RECORD_VERSION = "gelora-training-record", 1
+# What is shown of a record, with its dimensions.
+_RECORD_VARIABLES = {"loss": ("step",), "score": (), "seconds": (), "trainable_parameters": ("part",)}
+_PARTS = ("adapter", "head")
 
 
 def write_report(
@@ -34,7 +40,8 @@ def write_report(
     """Write one self-contained HTML page that tells what was measured, what follows, and how far to trust it.
 
     The page holds its charts (plotly, some 5 MB) and loads nothing from anywhere; each chart has its numbers in a
-    table beneath, for readers without JavaScript and for print.
+    table beneath, for readers without JavaScript and for print: all of them, but of a training loss the first, the
+    median and the last.
 
     Parameters
     ----------
@@ -46,7 +53,7 @@ def write_report(
         Of the same architecture; several are set side by side. Each comes with the ``LoraConfig`` to copy.
     comparison : xarray.Dataset, optional
         As `gelora.compare` returns.
-    record : xarray.Dataset, or mapping of these, optional
+    record : xarray.Dataset, or sequence or mapping of these, optional
         Training records as `gelora.finetune` returns.
 
     Returns
@@ -106,7 +113,7 @@ def render(contents: Contents) -> str:
     scripts = [text.replace("\r\n", "\n").replace("\r", "\n") for text in (get_plotlyjs(), _template("report.js"))]
     page: str = template.render(
         contents=contents,
-        charts={chart.name: {"figures": chart.figures, "choices": list(chart.choices)} for chart in contents.charts},
+        charts={chart.name: _of_script(chart) for chart in contents.charts},
         style=_template("report.css"),
         scripts=scripts,
         policy=content_policy(scripts),
@@ -114,6 +121,11 @@ def render(contents: Contents) -> str:
         created=timestamp()[:10],
     )
     return page
+
+
+def _of_script(chart: Chart) -> dict[str, Any]:
+    """Return what the script needs of a chart; choices as pairs, as an object would come with its keys sorted."""
+    return {"figures": chart.figures, "choices": [(label, list(options)) for label, options in chart.choices.items()]}
 
 
 def content_policy(scripts: Sequence[str]) -> str:
@@ -132,7 +144,7 @@ def content_policy(scripts: Sequence[str]) -> str:
     )
 
 
-def named_plans(plan: Plans | None) -> dict[str, RankPlan]:
+def named_plans(plan: Any) -> dict[str, RankPlan]:
     """Return plans by name, those without one by their policies.
 
     Raises
@@ -146,6 +158,8 @@ def named_plans(plan: Plans | None) -> dict[str, RankPlan]:
         named = dict(plan)
     elif isinstance(plan, RankPlan):
         named = {plan.policy: plan}
+    elif not isinstance(plan, Sequence):
+        raise TypeError(f"`plan` must be a RankPlan, or several in a sequence or mapping, got {type(plan).__name__}")
     else:
         given = list(plan)
         policies = [getattr(one, "policy", "") for one in given]
@@ -179,13 +193,25 @@ def _check_whole(plan: RankPlan) -> None:
         )
 
 
-def named_records(record: Records | None) -> dict[str, xr.Dataset]:
-    """Return training records by name."""
+def named_records(record: Any) -> dict[str, xr.Dataset]:
+    """Return training records by name, those without one by their adapters, numbered where they are several.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a record nor several in a sequence or mapping.
+    """
     if record is None:
         return {}
-    if isinstance(record, xr.Dataset):
-        return {str(record.attrs.get("adapter", "run")): record}
-    return dict(record)
+    if isinstance(record, Mapping) and not isinstance(record, xr.Dataset):
+        return dict(record)
+    if not isinstance(record, xr.Dataset | Sequence):
+        raise TypeError(f"`record` must be a Dataset, or several in a sequence or mapping, got {type(record).__name__}")
+    given = [record] if isinstance(record, xr.Dataset) else list(record)
+    names = [str(getattr(one, "attrs", {}).get("adapter", "run")) for one in given]
+    if len(names) > 1:
+        names = [f"{name} {place}" for place, name in enumerate(names, start=1)]
+    return dict(zip(names, given, strict=True))
 
 
 def check_record(record: Any) -> xr.Dataset:
@@ -194,13 +220,23 @@ def check_record(record: Any) -> xr.Dataset:
     Raises
     ------
     TypeError, ValueError
-        If it has not, saying what is missing.
+        If it has not, saying what is missing, or is newer than this gelora.
     """
     if not isinstance(record, xr.Dataset):
         raise TypeError(f"`record` must be an xarray Dataset, got {type(record).__name__}")
-    for name in _RECORD_VARIABLES:
+    kind, maker = "training record", "gelora finetune"
+    check_schema(record, "`record`", schema=RECORD, version=RECORD_VERSION, kind=kind, made_by=maker)
+    for name, dims in _RECORD_VARIABLES.items():
         if name not in record.variables:
-            raise ValueError(f"`record` is no training record, it has no {name!r}: make one with `gelora finetune`")
+            raise ValueError(f"`record` is damaged, it has no {name!r}: make one with `{maker}`")
+        if record[name].dims != dims or not set(dims) <= set(record.coords):
+            raise ValueError(
+                f"`record` is damaged: its {name!r} must have the dimensions {dims}, with coordinates, got "
+                f"{record[name].dims}: make one with `{maker}`"
+            )
+    parts = [str(part) for part in record["part"].values]
+    if sorted(parts) != sorted(_PARTS):
+        raise ValueError(f"`record` is damaged: its 'part' must be {_PARTS}, got {parts}: make one with `{maker}`")
     return record
 
 

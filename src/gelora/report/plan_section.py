@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from gelora.lora_arguments import lora_config_code
 from gelora.plan import RankPlan
 from gelora.plan_html import block_rows, plan_summary, tint
-from gelora.report.charts import block_names, probabilities_chart, ranks_chart
+from gelora.plan_uncertainty import alike_modules, rank_shares
+from gelora.report.charts import block_names, column_names, probabilities_chart, ranks_chart
 from gelora.report.finding import Finding
 from gelora.report.pieces import Cell, Chart, Table, number, row
 
@@ -104,25 +105,19 @@ def probabilities_table(plan: RankPlan) -> Table | None:
     found = plan.uncertainty
     if found is None:
         return None
-    seen: dict[tuple[str, int], list[tuple[object, ...]]] = {}
+    columns, shares = alike_modules(plan.modules, found), rank_shares(plan.modules, found)
     rows = []
-    for place, module in enumerate(plan.modules):
-        alike = seen.setdefault((module.stack, module.block), [])
-        mark = (module.rank, found.probabilities[place])
-        if mark in alike:
-            continue
-        alike.append(mark)
-        name = str(module.block) if len({one.stack for one in plan.modules}) == 1 else f"{module.stack} {module.block}"
+    for name, (place, *_) in zip(column_names(list(columns)), columns.values(), strict=True):
         rows.append(
             row(
-                name if len(alike) == 1 else f"{name}, {module.role}",
-                str(module.rank),
+                name,
+                str(plan.modules[place].rank),
                 f"{found.expected[place]:.2f}",
-                *(f"{share:.2f}" for share in found.probabilities[place]),
+                *(f"{by_module[place]:.2f}" for by_module in shares.values()),
                 f"{found.module_stability[place]:.2f}",
             )
         )
-    heads = ["block", "chosen", "mean", *(f"rank {rank}" for rank in found.ranks), "stable"]
+    heads = ["block", "chosen", "mean", *(f"rank {rank}" for rank in shares), "stable"]
     return Table(caption="Probability of each rank, given the noise of the dimensions", head=heads, rows=rows)
 
 

@@ -232,6 +232,7 @@ def _truncated(profile: xr.Dataset) -> Iterator[Finding]:
 
 def _disagreement(profile: xr.Dataset) -> Iterator[Finding]:
     values = profile["dimension"].values
+    values = np.where(np.isfinite(values) & (values > 0), values, np.nan)  # a factor of 0 says nothing
     known = np.isfinite(values).sum(axis=0) > 1
     if not known.any():
         return

@@ -1,5 +1,6 @@
 """What a report shows of training records: loss by step, and a row of scores and costs for each."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from gelora.palette import COLORS
 from gelora.report.charts import escaped, figure
 from gelora.report.pieces import Chart, Table, number, row
 
+_LOSSES = ("first loss", "median loss", "last loss")
 _MOST_STEPS = 2000  # of a line: more are not seen
 
 
@@ -43,11 +45,12 @@ def records_chart(records: Mapping[str, xr.Dataset]) -> Chart:
 
 
 def records_table(records: Mapping[str, xr.Dataset]) -> Table:
-    """Return score, trained parameters and time of each record."""
+    """Return score, trained parameters, time and losses of each record."""
     rows = []
     for name, record in records.items():
         parts = record["trainable_parameters"]
-        score = " and ".join(str(one) for one in json_attribute(record, "score_metrics", "`record`"))
+        metrics = json_attribute(record, "score_metrics", "`record`")
+        score = " and ".join(str(one) for one in metrics) if isinstance(metrics, list) else ""
         rows.append(
             row(
                 name,
@@ -57,11 +60,23 @@ def records_table(records: Mapping[str, xr.Dataset]) -> Table:
                 f"{int(parts.sel(part='adapter')):,}",
                 f"{int(parts.sel(part='head')):,}",
                 number(float(record["seconds"])),
+                f"{record.sizes['step']:,}",
+                *(number(loss, 4) for loss in _losses(record)),
             )
         )
     return Table(
-        caption="Score of the last evaluation on the validation rows; trained parameters of the adapter and the head",
-        head=["run", "task", "adapter", "score", "adapter parameters", "head parameters", "seconds"],
+        caption="Score of the last evaluation on the validation rows; trained parameters of the adapter and the head; "
+        "training loss at the first step, its median over the steps, and at the last",
+        head=["run", "task", "adapter", "score", "adapter parameters", "head parameters", "seconds", "steps", *_LOSSES],
         rows=rows,
         left=frozenset({0, 1, 2}),
     )
+
+
+def _losses(record: xr.Dataset) -> tuple[float, float, float]:
+    """Return the first, the median and the last training loss; NaN where there is none, the median of finite ones."""
+    loss = record["loss"].values
+    finite = loss[np.isfinite(loss)]
+    if not finite.size:
+        return math.nan, math.nan, math.nan
+    return float(loss[0]), float(np.median(finite)), float(loss[-1])

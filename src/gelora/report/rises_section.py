@@ -42,19 +42,19 @@ def _names(rises: xr.Dataset) -> list[str]:
 
 
 def _figure(rises: xr.Dataset) -> dict[str, Any]:
-    value, high, low = (np.nan_to_num(rises[name].values) for name in ("rise", "ci_high", "ci_low"))
-    known = np.isfinite(rises["rise"].values)
+    value, high, low = (rises[name].values for name in ("rise", "ci_high", "ci_low"))
+    known = np.isfinite(value)
     points = {
         "type": "scatter",
         "mode": "markers",
         "name": "rise",
         "x": _names(rises),
-        "y": [float(one) if is_known else None for one, is_known in zip(rises["rise"].values, known, strict=True)],
+        "y": [float(one) if is_known else None for one, is_known in zip(value, known, strict=True)],
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": (high - value).tolist(),
-            "arrayminus": (value - low).tolist(),
+            "array": np.nan_to_num(high - value, posinf=0.0).tolist(),
+            "arrayminus": np.nan_to_num(value - low, posinf=0.0).tolist(),
             "thickness": 1.5,
             "width": 5,
         },

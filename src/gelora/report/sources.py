@@ -11,11 +11,10 @@ from gelora.netcdf import read_dataset
 from gelora.plan import RankPlan
 from gelora.profile import SCHEMA as PROFILE
 from gelora.profile import check_profile
-from gelora.report.page import check_record, write_report
+from gelora.report.page import RECORD, check_record, write_report
 from gelora.scores import SCHEMA as COMPARISON
 from gelora.scores import check_comparison
 
-RECORD = "gelora-training-record"
 _WANTED = "a profile (.nc), rank plans (.json), a comparison (.nc) and training records (.nc)"
 
 
@@ -70,7 +69,8 @@ def open_sources(paths: Sequence[str | Path]) -> Sources:
         raise ValueError(f"`source` must name at least one of {_WANTED}, got none")
     if len({file.absolute() for file in files}) < len(files):
         raise ValueError(f"`source` has one file twice: {[str(file) for file in files]}")
-    twice = len({file.stem for file in files if file.suffix == ".json"}) < sum(file.suffix == ".json" for file in files)
+    plans = [file.stem for file in files if file.suffix.lower() == ".json"]
+    twice = len(set(plans)) < len(plans)
     for file in files:
         if file.suffix.lower() == ".json":
             found.plans[str(file) if twice else file.stem] = RankPlan.load(file)

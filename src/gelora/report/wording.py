@@ -1,7 +1,8 @@
 """Names and numbers as they stand in sentences."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -34,12 +35,14 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 
 
 def listed_layers(names: Sequence[str]) -> str:
-    """Return layers, named as by `layer_names`, as in a sentence: those of one stack together, runs as ranges.
+    """Return layers, named as by `layer_names`, as in a sentence, each once: by stack, runs as ranges.
 
     Examples
     --------
     >>> listed_layers(["layer 0", "layer 1", "layer 2", "layer 5"])
     'layers 0 to 2 and 5'
+    >>> listed_layers(["layer 0", "layer 0"])
+    'layer 0'
     >>> listed_layers(["layer 3 of the encoder", "layer 0 of the decoder", "layer 1 of the decoder"])
     'layer 3 of the encoder, layers 0 and 1 of the decoder'
     """
@@ -47,12 +50,13 @@ def listed_layers(names: Sequence[str]) -> str:
     for name in names:
         found = _LAYER.fullmatch(name)
         if found is None:
-            return listed(names)
+            return listed(list(dict.fromkeys(names)))
         stacks.setdefault(found[2], []).append(int(found[1]))
     parts = []
-    for stack, numbers in stacks.items():
+    for stack, found_numbers in stacks.items():
+        numbers = sorted(set(found_numbers))
         word = "layer" if len(numbers) == 1 else "layers"
-        parts.append(f"{word} {listed(_runs(sorted(numbers)), most=len(numbers))}{stack}")
+        parts.append(f"{word} {listed(_runs(numbers), most=len(numbers))}{stack}")
     return ", ".join(parts)
 
 
@@ -116,41 +120,61 @@ def count_of(profile: xr.Dataset, name: str) -> int:
 
 def what_was_measured(profile: xr.Dataset) -> list[str]:
     """Return in a few sentences, for someone who was not there, what a profile was made from."""
-    about = profile.attrs
     blocks = attribute(profile, "architecture")
+    of_model = bool(short_path(profile.attrs.get("model", "")) or blocks)
     width = int(blocks.get("width") or 0)
+    said = [_source(profile, blocks, width) if of_model else _given(profile.sizes["layer"])]
+    pooling = str(profile.attrs.get("pooling", ""))
+    if pooling in _POOLINGS:
+        said.append(f"{_POOLINGS[pooling]} in every {'layer' if of_model else 'cloud'} ({pooling} pooling).")
+    points = profile["n_points"].values
+    points = points[points > 0]
+    if points.size and of_model:
+        wide = f" in {width:,} coordinates" if width else ""
+        said.append(
+            f"So each layer is a cloud of {span(points, 'to')} distinct points{wide}: layer 0 is what enters the first "
+            "block, layer i what block i gives out."
+        )
+    elif points.size:
+        said.append(f"{'Each' if profile.sizes['layer'] > 1 else 'It'} has {span(points, 'to')} distinct points.")
+    n_estimators = profile.sizes["estimator"]
+    gave = "One estimator" if n_estimators == 1 else f"{n_estimators} estimators"
+    halves = count_of(profile, "n_replicates")
+    drawn = "examples" if of_model else "points"
+    noise = f", and of {halves} random halves of the {drawn}, whose spread tells the noise" if halves else ""
+    said.append(f"{gave} gave the dimension of each cloud{noise}.")
+    return said
+
+
+def _source(profile: xr.Dataset, blocks: Mapping[str, Any], width: int) -> str:
+    about = profile.attrs
     counts = {str(stack): int(n) for stack, n in (blocks.get("blocks") or {}).items()}
     model = short_path(about.get("model", "")) or "the model"
     built = " and ".join(f"{n} {stack} blocks" for stack, n in counts.items())
     built = f" ({built}{f' of width {width:,}' if width else ''})" if built else ""
-    said = []
     drawn = count_of(profile, "n_texts")
-    if drawn:
-        available = count_of(profile, "n_available") or drawn
-        source = short_path(about.get("data", "")) or "the data"
-        of_all = "All" if drawn == available else f"{drawn:,} of the"
-        said.append(f"{of_all} {available:,} examples in {source} were run through {model}{built}.")
-    else:
-        said.append(f"Point clouds of {profile.sizes['layer']} layers were read from {model}{built}.")
-    pooling = str(about.get("pooling", ""))
-    if pooling in _POOLINGS:
-        said.append(f"{_POOLINGS[pooling]} in every layer ({pooling} pooling).")
-    points = profile["n_points"].values
-    points = points[points > 0]
-    if points.size:
-        low, high = int(points.min()), int(points.max())
-        many = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        wide = f" in {width:,} coordinates" if width else ""
-        said.append(
-            f"So each layer is a cloud of {many} distinct points{wide}: layer 0 is what enters the first block, "
-            "layer i what block i gives out."
-        )
-    n_estimators = profile.sizes["estimator"]
-    gave = "One estimator" if n_estimators == 1 else f"{n_estimators} estimators"
-    halves = count_of(profile, "n_replicates")
-    noise = f", and of {halves} random halves of the examples, whose spread tells the noise" if halves else ""
-    said.append(f"{gave} gave the dimension of each cloud{noise}.")
-    return said
+    if not drawn:
+        return f"Point clouds of {profile.sizes['layer']} layers were read from {model}{built}."
+    available = count_of(profile, "n_available") or drawn
+    source = short_path(about.get("data", "")) or "the data"
+    of_all = "All" if drawn == available else f"{drawn:,} of the"
+    return f"{of_all} {available:,} examples in {source} were run through {model}{built}."
+
+
+def _given(n_clouds: int) -> str:
+    return "One point cloud was given." if n_clouds == 1 else f"{n_clouds} point clouds were given."
+
+
+def span(values: Any, word: str) -> str:
+    """Return the least and the largest of several counts, one number where they are the same.
+
+    Examples
+    --------
+    >>> span([1200, 900], "to"), span([7, 7], "to")
+    ('900 to 1,200', '7')
+    """
+    low, high = int(min(values)), int(max(values))
+    return f"{low:,}" if low == high else f"{low:,} {word} {high:,}"
 
 
 def short_path(path: object) -> str:

@@ -98,13 +98,12 @@
 
   function shown(frame) {
     const chart = charts[frame.dataset.chart];
-    const picked = chart.choices.map((label) => {
+    // What leaves no choice has no select.
+    const picked = chart.choices.map(([label, options]) => {
       const select = [...frame.querySelectorAll("select")].find((one) => one.dataset.choice === label);
-      return select ? select.value : null;
+      return select ? options[select.selectedIndex] : options[0];
     });
-    const keys = Object.keys(chart.figures);
-    const wanted = picked.some((one) => one !== null) ? picked.join("|") : keys[0];
-    return chart.figures[wanted] || chart.figures[keys[0]];
+    return chart.figures[picked.join("|")];
   }
 
   function draw(frame) {
