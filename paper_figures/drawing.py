@@ -7,12 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 STYLE = HERE / "paper.mplstyle"
 INPUTS = HERE / "profiles"  # committed results that the figures are drawn from
 RESULTS = HERE.parent / "docs" / "benchmarks"  # results of the benchmarks
+# What predictions of one class, or one number, score by the labels of the validation sets.
+ONE_CLASS = {
+    "cola": 0.0,
+    "sst2": 444 / 872,
+    "stsb": 0.0,
+    "mrpc": (279 / 408 + 2 * 279 / (408 + 279)) / 2,  # mean of accuracy and F1
+    "rte": 146 / 277,
+}
 OUTPUT = HERE / "output"
 COLUMN = 3.25  # inches, one column of a two-column page
 PAGE = 6.75  # inches, both columns
@@ -45,3 +54,19 @@ def new_figure(folder: Path, name: str, *, size: tuple[float, float], made_from:
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         figure.savefig(folder / f"{name}.png")
     print(f"written: {folder / name}.pdf, .png")
+
+
+def draw_band(axes, x, values, *, color, **style):
+    """Draw the mean over the first axis, and a band of one standard deviation."""
+    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
+    shown = np.isfinite(mean)
+    axes.plot(x[shown], mean[shown], color=color, **style)
+    axes.fill_between(x[shown], (mean - spread)[shown], (mean + spread)[shown], color=color, alpha=0.25, linewidth=0)
+
+
+def error_from_halves(halves):
+    """Return the standard error of each layer, (layer,), from values on halves of the rows, (layer, replicate).
+
+    Replicates 2s and 2s + 1 are disjoint: the variance of their difference is four times that of the whole.
+    """
+    return np.sqrt(np.nanmean(((halves[:, 0::2] - halves[:, 1::2]) / 2) ** 2, axis=1))

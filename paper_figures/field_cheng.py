@@ -3,8 +3,7 @@
 Usage: python paper_figures/field_cheng.py [--measured file.nc] [--output folder]
 """
 
-import numpy as np
-from drawing import INPUTS, PAGE, new_figure, read_arguments
+from drawing import INPUTS, PAGE, draw_band, new_figure, read_arguments
 from matplotlib import colormaps
 from matplotlib.ticker import ScalarFormatter
 
@@ -59,14 +58,6 @@ def draw_profiles(axes, found):
     axes.set_title(f"(c) at n2 = {SCALE}", loc="left")
     axes.set(xlim=(-0.03, 1.03), xlabel="relative depth")
     axes.legend(frameon=False)
-
-
-def draw_band(axes, x, values, *, color, **style):
-    """Draw the mean over the first axis, and a band of one standard deviation."""
-    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
-    shown = np.isfinite(mean)
-    axes.plot(x[shown], mean[shown], color=color, **style)
-    axes.fill_between(x[shown], (mean - spread)[shown], (mean + spread)[shown], color=color, alpha=0.25, linewidth=0)
 
 
 if __name__ == "__main__":

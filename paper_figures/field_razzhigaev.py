@@ -4,7 +4,7 @@ Usage: python paper_figures/field_razzhigaev.py [--measured file.nc] [--output f
 """
 
 import numpy as np
-from drawing import INPUTS, PAGE, new_figure, read_arguments
+from drawing import INPUTS, PAGE, draw_band, new_figure, read_arguments
 from matplotlib import colormaps
 
 from gelora.netcdf import read_dataset
@@ -79,13 +79,6 @@ def draw_training(axes, steps, values):
         draw_band(
             axes, steps, values[:, :, block].T, color=color, marker=MARKERS[block], markersize=3, label=str(block)
         )
-
-
-def draw_band(axes, x, values, *, color, **style):
-    """Draw the mean over the first axis, and a band of one standard deviation."""
-    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
-    axes.plot(x, mean, color=color, **style)
-    axes.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.25, linewidth=0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Usage: python paper_figures/field_valeriani.py [--measured file.nc] [--output fo
 """
 
 import numpy as np
-from drawing import COLUMN, INPUTS, new_figure, read_arguments
+from drawing import COLUMN, INPUTS, error_from_halves, new_figure, read_arguments
 
 from gelora.netcdf import read_dataset
 from gelora.palette import COLORS, MARKERS
@@ -40,7 +40,13 @@ def main() -> None:
         for place, scale in enumerate(SCALES):
             style = {"color": COLORS[place], "marker": MARKERS[place], "capsize": 1.5}
             values = found["dimension_scales"].sel(scale=scale).values
-            above.errorbar(depth, values, yerr=error(found, scale), label=f"n2 = {scale}", **style)
+            above.errorbar(
+                depth,
+                values,
+                yerr=error_from_halves(found["dimension_scale_replicates"].sel(scale=scale).values),
+                label=f"n2 = {scale}",
+                **style,
+            )
         style = {"color": "black", "marker": "x", "linewidth": 0.9, "zorder": 5}
         above.plot(depth, found["plateau"].values, label="plateau", **style)
         above.set_title("(a) dimension by Gride", loc="left")
@@ -56,14 +62,6 @@ def main() -> None:
         below.set(ylim=(0, 1), ylabel="overlap", xlabel="relative depth (0: input of the first block)")
         for axes in (above, below):
             axes.grid(axis="y", color="0.92", linewidth=0.5)
-
-
-def error(found, scale):
-    """Return the standard error of each layer from complementary halves: their differences have twice its variance."""
-    halves = found["dimension_scale_replicates"].sel(scale=scale).values
-    difference = halves[:, 0::2] - halves[:, 1::2]
-    # A half has twice the variance of the whole; the difference of two has four times that of the whole.
-    return np.sqrt(np.square(difference).mean(axis=1) / 4)
 
 
 if __name__ == "__main__":

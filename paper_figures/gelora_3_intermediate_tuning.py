@@ -8,8 +8,7 @@ replicates on disjoint halves of the rows.
 
 import json
 
-import numpy as np
-from drawing import INPUTS, PAGE, new_figure, read_arguments
+from drawing import INPUTS, PAGE, error_from_halves, new_figure, read_arguments
 
 from gelora import open_profile
 from gelora.palette import COLORS, MARKERS
@@ -18,17 +17,15 @@ TASKS = {"rte": "RTE", "stsb": "STS-B"}
 ESTIMATORS = {"twonn": "TwoNN", "minibatch:mle(batch_size=1000)": "MLE, batches of 1,000"}
 
 
-def standard_error(profile):
-    """Return the error of each layer's dimension: half the differences of two disjoint halves of the rows."""
-    halves = profile["dimension_replicates"].values
-    return np.sqrt(np.nanmean(((halves[:, 0::2] - halves[:, 1::2]) / 2) ** 2, axis=1))
-
-
 def draw_panel(axes, folder, task, estimator):
     """Draw both profiles of a task."""
     for place, when in enumerate(("before", "after")):
         profile = open_profile(folder / f"{task}-{when}.nc").sel(estimator=estimator)
-        layer, value, error = profile["layer"].values, profile["dimension"].values, standard_error(profile)
+        layer, value, error = (
+            profile["layer"].values,
+            profile["dimension"].values,
+            error_from_halves(profile["dimension_replicates"].values),
+        )
         axes.fill_between(layer, value - error, value + error, color=COLORS[place], alpha=0.25, linewidth=0)
         style = {"color": COLORS[place], "marker": MARKERS[place], "linestyle": ("--", "-")[place]}
         axes.plot(layer, value, label=f"{when} tuning on MRPC", **style)

@@ -4,7 +4,7 @@ Usage: python paper_figures/ours_pareto.py [--comparison docs/benchmarks/compari
 """
 
 import numpy as np
-from drawing import PAGE, RESULTS, new_figure, read_arguments
+from drawing import ONE_CLASS, PAGE, RESULTS, new_figure, read_arguments
 
 from gelora.netcdf import read_dataset
 from gelora.plots import plot_comparison
@@ -20,14 +20,6 @@ RING = {
     "markeredgewidth": 0.7,
 }
 SPAN = 0.1  # of score, at least, so that small differences look small
-# What predictions of one class, or one number, score by the labels of the validation sets.
-ONE_CLASS = {
-    "cola": 0.0,
-    "sst2": 444 / 872,
-    "stsb": 0.0,
-    "mrpc": (279 / 408 + 2 * 279 / (408 + 279)) / 2,
-    "rte": 146 / 277,
-}
 MADE_FROM = (
     "MiniLM (22.7 M parameters), not the paper's DeBERTaV3; GLUE validation splits after 80 to 200 steps, far less "
     "than in any paper. Dashed: one class, or one number, for every row; on CoLA, MRPC and RTE no method beats it "

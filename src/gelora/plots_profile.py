@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from gelora.captions import legend_in_headroom, model_name, sample_parts, set_label, set_title
 from gelora.messages import check_choice
 from gelora.palette import COLORS, MARKERS, STACK_LINES, new_axes
-from gelora.profile import check_profile
+from gelora.profile import check_profile, drawn_interval, has_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +87,7 @@ def _draw_line(axes: "Axes", line: xr.Dataset, x: str, index: int, dashes: str, 
     marker = MARKERS[index % len(MARKERS)]
     axes.plot(place, dimension, color=color, marker=marker, linestyle=dashes, label=label)
     if errors:
-        low, high = _interval(line)
+        low, high = drawn_interval(line)
         if np.isfinite(low).any():
             # Drawn around their own middle: an interval need not be centred on the estimate.
             axes.errorbar(
@@ -110,19 +109,6 @@ def _draw_line(axes: "Axes", line: xr.Dataset, x: str, index: int, dashes: str, 
     return bool(undefined.any())
 
 
-def _interval(line: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    low, high = line["ci_low"].values, line["ci_high"].values
-    given = _has_interval(line)
-    dimension, error = line["dimension"].values, line["standard_error"].values
-    error = np.where(np.isfinite(error), error, np.nan)
-    return np.where(given, low, dimension - error), np.where(given, high, dimension + error)
-
-
-def _has_interval(line: xr.Dataset) -> NDArray[np.bool_]:
-    """Say where both ends are there: of an interval that is open above nothing can be drawn but the error."""
-    return np.asarray(np.isfinite(line["ci_low"].values) & np.isfinite(line["ci_high"].values))
-
-
 def _finish_profile(axes: "Axes", profile: xr.Dataset, x: str, errors: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -141,7 +127,7 @@ def _finish_profile(axes: "Axes", profile: xr.Dataset, x: str, errors: bool) -> 
 
 
 def _bars_part(profile: xr.Dataset) -> str:
-    given = _has_interval(profile)
+    given = has_interval(profile)
     intervals, others = given.any(), (~given & np.isfinite(profile["standard_error"].values)).any()
     bars = ["confidence interval"] * bool(intervals) + ["± standard error"] * bool(others)
     return f"bars: {' or '.join(bars)}" if bars else ""

@@ -193,3 +193,17 @@ def attribute(profile: xr.Dataset, name: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"`profile`: its attribute `{name}` is damaged: {record!r:.80}")
     return record
+
+
+def has_interval(profile: xr.Dataset) -> NDArray[np.bool_]:
+    """Say of each dimension whether both ends of its interval are there: one that is open above cannot be drawn."""
+    return np.asarray(np.isfinite(profile["ci_low"].values) & np.isfinite(profile["ci_high"].values))
+
+
+def drawn_interval(profile: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of the bar of each dimension: its interval, else ± one standard error, NaN without either."""
+    dimension, error = profile["dimension"].values, profile["standard_error"].values
+    error = np.where(np.isfinite(error), error, np.nan)
+    given = has_interval(profile)
+    low = np.where(given, profile["ci_low"].values, dimension - error)
+    return low, np.where(given, profile["ci_high"].values, dimension + error)

@@ -203,9 +203,7 @@ class ActivationStore:
             if part.stack == stack and layer in part.layers:
                 return part
         kept = ", ".join(f"({part.stack!r}, {number})" for part in self.parts for number in part.layers)
-        raise ValueError(
-            f"`stack`, `layer` must be one of {kept}, which {str(self.path)!r} has; got {(stack, layer)}"
-        )
+        raise ValueError(f"`stack`, `layer` must be one of {kept}, which {str(self.path)!r} has; got {(stack, layer)}")
 
     def windows_of(self, stack: str) -> list[int]:
         """Return the numbers of the windows that hold points of a stack."""

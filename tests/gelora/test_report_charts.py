@@ -9,7 +9,7 @@ import xarray as xr
 from examples import example_plan, example_profile, uncertain
 from gelora import estimate_representations
 from gelora.report import rises_section
-from gelora.report.charts import interval, probabilities_chart, profile_chart
+from gelora.report.charts import probabilities_chart, profile_chart
 from gelora.report.contents import contents_of
 from gelora.report.plan_section import probabilities_table
 from gelora.report.wording import what_was_measured
@@ -62,7 +62,7 @@ def test_matrices_of_a_block_with_other_ranks_or_probabilities_stand_apart_in_ch
 def test_an_error_that_is_not_finite_is_no_bar() -> None:
     profile = example_profile([[5.0, 7.0]], intervals=False)
     profile["standard_error"][0, 1] = float("inf")
-    low, high = interval(profile.sel(estimator="mle"))
+    low, high = drawn_interval(profile.sel(estimator="mle"))
     np.testing.assert_allclose([low, high], [[4.8, np.nan], [5.2, np.nan]])
     (line,) = profile_chart(profile)["data"]
     np.testing.assert_allclose(line["error_y"]["array"], [0.2, 0.0])

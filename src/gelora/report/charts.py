@@ -12,7 +12,7 @@ import xarray as xr
 from gelora.palette import COLORS
 from gelora.plan import RankPlan
 from gelora.plan_uncertainty import Column, alike_modules, rank_shares
-from gelora.profile import COVARIATES
+from gelora.profile import COVARIATES, drawn_interval
 
 # The same shapes as gelora.palette.MARKERS, by plotly's names.
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
@@ -73,7 +73,7 @@ def _profile_traces(
     line: xr.Dataset, index: int, label: str, name: str, stack: str, foot: float
 ) -> list[dict[str, Any]]:
     dimension = line["dimension"].values
-    low, high = interval(line)
+    low, high = drawn_interval(line)
     color = COLORS[index % len(COLORS)]
     depth = _numbers(line["depth"].values)
     traces: list[dict[str, Any]] = [
@@ -114,14 +114,6 @@ def _profile_traces(
             }
         )
     return traces
-
-
-def interval(line: xr.Dataset) -> tuple[Any, Any]:
-    """Return the interval of each dimension, ± one standard error where an estimator gives none, NaN without either."""
-    low, high, dimension = (line[name].values for name in ("ci_low", "ci_high", "dimension"))
-    given = np.isfinite(low) & np.isfinite(high)
-    error = np.where(np.isfinite(line["standard_error"].values), line["standard_error"].values, np.nan)
-    return np.where(given, low, dimension - error), np.where(given, high, dimension + error)
 
 
 def covariate_charts(profile: xr.Dataset) -> dict[str, dict[str, Any]]:

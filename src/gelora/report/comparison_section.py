@@ -10,7 +10,7 @@ from gelora.palette import COLORS
 from gelora.plots_comparison import COSTS, pareto_front
 from gelora.report.charts import SYMBOLS, escaped, figure
 from gelora.report.pieces import Cell, Chart, Table, number
-from gelora.scores import AVERAGE, better_when_greater, compare_scores, summarise_scores, total_seconds
+from gelora.scores import AVERAGE, better_when_greater, compare_scores, mean_cost, summarise_scores
 
 SIGNIFICANT = 0.05
 _NO_COST = "nothing"
@@ -19,15 +19,14 @@ _NO_COST = "nothing"
 def comparison_chart(comparison: xr.Dataset) -> Chart:
     """Return score against cost, for every task and cost."""
     summary, greater = summarise_scores(comparison), better_when_greater(comparison).values
-    paid = {"parameters": comparison["trainable_parameters"], "seconds": total_seconds(comparison)}
     tasks = shown_tasks(summary)
     figures = {}
     for task in tasks:
         place = [str(one) for one in summary["task"].values].index(task)
         figures[f"{task}|{_NO_COST}"] = _by_method(summary.sel(task=task), bool(greater[place]))
         for cost in COSTS:
-            costs = paid[cost] if task == AVERAGE else paid[cost].sel(task=[task])
-            mean = costs.mean(("task", "seed")).values
+            own = comparison if task == AVERAGE else comparison.sel(task=[task])
+            mean = mean_cost(own, cost).values
             figures[f"{task}|{cost}"] = _pareto(summary.sel(task=task), mean, cost, bool(greater[place]))
     return Chart(
         name="pareto",
@@ -132,8 +131,7 @@ def comparison_table(comparison: xr.Dataset) -> Table:
     tasks = shown_tasks(summary)
     known = [str(task) for task in summary["task"].values]
     greater = better_when_greater(comparison).values
-    parameters = comparison["trainable_parameters"].mean(("task", "seed")).values
-    seconds = total_seconds(comparison).mean(("task", "seed")).values
+    parameters, seconds = mean_cost(comparison, "parameters").values, mean_cost(comparison, "seconds").values
     rows = []
     for place, method in enumerate(str(one) for one in comparison["method"].values):
         cells = [Cell(text=method), Cell(text=number(float(parameters[place]), 0))]

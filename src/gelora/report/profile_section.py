@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from gelora.profile import COVARIATES, attribute
-from gelora.report.charts import COVARIATE_NAMES, covariate_charts, interval, profile_chart, scales_chart
+from gelora.profile import COVARIATES, attribute, drawn_interval
+from gelora.report.charts import COVARIATE_NAMES, covariate_charts, profile_chart, scales_chart
 from gelora.report.pieces import Chart, Table, mapping, number, row
 from gelora.report.wording import layer_names, short_path
 
@@ -57,7 +57,7 @@ def dimensions_chart(profile: xr.Dataset) -> Chart:
 def dimensions_table(profile: xr.Dataset) -> Table:
     """Return dimension and interval by layer and estimator; a dash where it is undefined."""
     labels = [str(label) for label in profile["estimator"].values]
-    bounds = [interval(profile.sel(estimator=label)) for label in labels]
+    bounds = [drawn_interval(profile.sel(estimator=label)) for label in labels]
     rows = []
     for place, name in enumerate(layer_names(profile)):
         layer = profile.isel(layer=place)
