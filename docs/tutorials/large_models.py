@@ -7,7 +7,8 @@ after it was cut off, how to keep only the layers you need, and how to load a mo
 does not fit on one device.
 
 **Time**: ten minutes to read, half a minute to run on two cores of a CPU. The model is
-small here; every call is the one that you would make for a large one.
+small here; every call is the one that you would make for a large one. The extras ``demo``,
+``scale`` and ``quantized`` are needed.
 """
 
 # %%

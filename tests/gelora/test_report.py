@@ -248,7 +248,9 @@ def test_the_rises_of_a_profile_with_replicates_come_with_their_errors(tmp_path:
 
 def test_credentials_in_a_name_are_masked(tmp_path: Path) -> None:
     profile = example_profile([[5.0, 6.0]]).assign_attrs(data="https://me:secret@host/rows.csv")
-    assert "secret@" not in write_report(profile, tmp_path / "r.html").read_text(encoding="utf-8")
+    comparison = example_comparison(np.full((2, 2, 3), 0.5), tasks=["https://me:secret@host/a", "rte"])
+    page = write_report(profile, tmp_path / "r.html", comparison=comparison)
+    assert "secret@" not in page.read_text(encoding="utf-8")
 
 
 def test_several_plans_stand_side_by_side_each_with_its_configuration(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import xarray as xr
 
 from examples import example_plan, example_profile, uncertain
 from gelora import estimate_representations
+from gelora.profile import drawn_interval
 from gelora.report import rises_section
 from gelora.report.charts import probabilities_chart, profile_chart
 from gelora.report.contents import contents_of

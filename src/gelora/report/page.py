@@ -125,7 +125,18 @@ def render(contents: Contents) -> str:
 
 def _of_script(chart: Chart) -> dict[str, Any]:
     """Return what the script needs of a chart; choices as pairs, as an object would come with its keys sorted."""
-    return {"figures": chart.figures, "choices": [(label, list(options)) for label, options in chart.choices.items()]}
+    choices = [(label, list(options)) for label, options in chart.choices.items()]
+    made: dict[str, Any] = _masked_within({"figures": chart.figures, "choices": choices})
+    return made
+
+
+def _masked_within(value: Any) -> Any:
+    """Mask credentials in the texts of nested mappings and sequences, keys included."""
+    if isinstance(value, Mapping):
+        return {_masked_within(key): _masked_within(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked_within(entry) for entry in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def content_policy(scripts: Sequence[str]) -> str:
