@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gelora.files import atomic_path
+
 PAGE = Path(__file__).parent / "reference" / "command_line.md"
 HEAD = """\
 # Command line
@@ -33,4 +35,5 @@ def generate() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(generate(), encoding="utf-8")
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text(generate(), encoding="utf-8")

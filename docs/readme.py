@@ -12,6 +12,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from gelora.files import atomic_path
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 FIGURE = ROOT / "docs" / "_static" / "profile_and_ranks.png"
@@ -40,7 +42,8 @@ def draw(names: dict[str, object]) -> None:
         left, right = figure.subplots(1, 2)
         plot_profile(names["profile"], left)
         plot_ranks(names["plan"], right, show="probabilities")
-        figure.savefig(FIGURE, dpi=110)
+        with atomic_path(FIGURE) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
 
 
 def main() -> None:
@@ -55,7 +58,8 @@ def main() -> None:
     printed, names = run_example(found[2])
     if arguments.check:
         sys.exit(0 if printed == found[4] else f"README.md shows\n{found[4]}\nbut the example prints\n{printed}")
-    README.write_text(text[: found.start(4)] + printed + text[found.end(4) :], encoding="utf-8")
+    with atomic_path(README) as temporary:
+        temporary.write_text(text[: found.start(4)] + printed + text[found.end(4) :], encoding="utf-8")
     draw(names)
 
 

@@ -10,6 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from gelora.files import atomic_path
+
 HERE = Path(__file__).parent
 STYLE = HERE / "paper.mplstyle"
 INPUTS = HERE / "profiles"  # committed results that the figures are drawn from
@@ -51,8 +53,9 @@ def new_figure(folder: Path, name: str, *, size: tuple[float, float], made_from:
         figure.supxlabel(wrapped, fontsize=6, color="0.35", x=0.01, ha="left")
         folder.mkdir(parents=True, exist_ok=True)
         # Without a date, so that the same data give the same file.
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.png")
+        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+            with atomic_path(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, metadata=metadata)
     print(f"written: {folder / name}.pdf, .png")
 
 

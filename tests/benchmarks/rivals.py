@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from gelora.files import atomic_path
 from gelora_estimators.clouds import sphere
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "rivals.json"
@@ -68,7 +69,8 @@ def main() -> None:
         "n": N,
         "timed": "5,000 x 384, float32",
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(RESULTS) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def probe(library: str, python: Path, clouds: Path, folder: Path) -> dict[str, Any]:

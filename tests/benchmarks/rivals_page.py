@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gelora.files import atomic_path
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "rivals.json"
 PAGE = RESULTS.with_suffix(".md")
@@ -107,7 +109,9 @@ def main() -> None:
     )
     text = README.read_text(encoding="utf-8")
     more = "[More](docs/benchmarks/rivals.md)"
-    README.write_text(BLOCK.sub(lambda m: m[1] + "\n".join([*table, "", f"{source} {more}", ""]) + m[3], text), "utf-8")
+    block = "\n".join([*table, "", f"{source} {more}", ""])
+    with atomic_path(README) as temporary:
+        temporary.write_text(BLOCK.sub(lambda found: found[1] + block + found[3], text), encoding="utf-8")
     mle = [
         f"| {NAMES[name]} | " + " | ".join(_cell(library["readings"]["mle"][cloud]) for cloud in TRAPS) + " |"
         for name, library in results["libraries"].items()
@@ -140,7 +144,8 @@ def main() -> None:
         *lists,
         "",
     ]
-    PAGE.write_text("\n".join(page), encoding="utf-8")
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":
