@@ -268,9 +268,8 @@ def _assemble(
     """Put the readings of all layers into a profile."""
     labels = list(estimators)
 
-    def table(value: Callable[[DimensionEstimate], float]) -> NDArray[np.float64]:
-        numbers: NDArray[np.float64] = _table(layers, labels, lambda reading: value(reading.estimate), np.float64)
-        return numbers
+    def table(value: Callable[[DimensionEstimate], float]) -> Any:
+        return _table(layers, labels, lambda reading: value(reading.estimate), np.float64)
 
     optional, scales = _optional(layers, labels, len(halves))
     optional["n_copies"] = table(copies_removed)

@@ -4,14 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
-from gelora import profile as profiles
-from gelora import scores, topology
 from gelora.files import atomic_path
 from gelora.messages import check_choice
-from gelora.netcdf import read_dataset
-from gelora.plan import RankPlan
 from gelora.plots import (
     plot_comparison,
     plot_diagram,
@@ -21,6 +15,7 @@ from gelora.plots import (
     plot_spanning_tree,
     plot_training,
 )
+from gelora.results import open_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +89,7 @@ def draw_files(
         If a file holds nothing that is drawn, the files differ in what they hold, or an option does not go with it.
     """
     paths = [Path(source) for source in sources]
-    found = [_open(path) for path in paths]
+    found = [open_result(path) for path in paths]
     holding = {what for what, _ in found}
     if len(holding) != 1 or (len(found) > 1 and not holding <= set(_SEVERAL)):
         raise ValueError(_wrong_sources(paths, [what for what, _ in found]))
@@ -134,44 +129,6 @@ def _only(estimator: str | Sequence[str] | None) -> str | None:
     if len(estimator) != 1:
         raise ValueError(f"`estimator` must be one where scales are drawn, got {list(estimator)}: draw them apart")
     return estimator[0]
-
-
-def _open(path: Path) -> tuple[str, Any]:
-    """Return what a file holds, in words, and its content.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file, or nothing in it that is drawn.
-    """
-    match path.suffix.lower():
-        case ".json":
-            return "rank plan", RankPlan.load(path)
-        case ".nc":
-            schema = str(read_dataset(path, made_by="gelora estimate --output").attrs.get("schema", ""))
-            openers = _openers()
-            if schema not in openers:
-                known = ", ".join(what for what, _ in openers.values())
-                raise ValueError(
-                    f"`source` {str(path)!r} is none of what is drawn from .nc files, {known}: its attribute `schema` "
-                    f"is {schema!r:.80}"
-                )
-            what, opener = openers[schema]
-            return what, opener(path)
-    raise ValueError(f"`source` must be a rank plan (.json) or one of gelora's other results (.nc), got {str(path)!r}")
-
-
-def _openers() -> "dict[str, tuple[str, Callable[[Path], xr.Dataset]]]":
-    """Return, by schema, what a netCDF file holds and the function that opens it."""
-    from gelora.finetuning import record
-
-    return {
-        profiles.SCHEMA: ("profile", profiles.open_profile),
-        record.SCHEMA: ("training record", record.open_record),
-        scores.SCHEMA: ("comparison", scores.open_comparison),
-        topology.PERSISTENCE_SCHEMA: ("persistence", topology.open_persistence),
-        topology.TREE_SCHEMA: ("spanning tree", topology.open_spanning_tree),
-    }
 
 
 def _wrong_sources(paths: Sequence[Path], holding: Sequence[str]) -> str:

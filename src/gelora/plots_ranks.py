@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gelora.captions import height_of, legend_above, set_title, size_of, width_of
 from gelora.messages import check_choice
+from gelora.naming import Plans, named_plans
 from gelora.palette import COLORS, HATCHES, new_axes
 from gelora.plan import RankPlan
 from gelora.plan_uncertainty import Column, alike_modules, rank_shares
@@ -27,9 +28,7 @@ _ROLE_NAMES = {
 }
 
 
-def plot_ranks(
-    plan: RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan], ax: "Axes | None" = None, *, show: str = "ranks"
-) -> "Axes":
+def plot_ranks(plan: Plans, ax: "Axes | None" = None, *, show: str = "ranks") -> "Axes":
     """Draw the ranks of one plan as a map of block and matrix, of several as bars side by side.
 
     In the map each cell is one adapted matrix with its rank written in it, or told by a colour bar where the axes are
@@ -57,7 +56,7 @@ def plot_ranks(
         If ``plan`` is no plan, is empty, or holds plans for different architectures; or if probabilities are asked
         of several plans, or of one that has none.
     """
-    plans = _named_plans(plan)
+    plans = named_plans(plan)
     check_choice("show", show, ("ranks", "probabilities"))
     first = next(iter(plans.values()))
     if show == "probabilities":
@@ -72,29 +71,6 @@ def plot_ranks(
         _draw_bars(axes, plans, blocks)
     _label_blocks(axes, blocks)
     return axes
-
-
-def _named_plans(plan: RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan]) -> dict[str, RankPlan]:
-    if isinstance(plan, RankPlan):
-        return {plan.policy: plan}
-    if not isinstance(plan, Sequence | Mapping):
-        raise TypeError(f"`plan` must be a RankPlan, or several in a sequence or mapping, got {type(plan).__name__}")
-    items = list(plan.items()) if isinstance(plan, Mapping) else [(None, entry) for entry in plan]
-    if not items:
-        raise ValueError("`plan` must hold at least one RankPlan, got none")
-    for _, entry in items:
-        if not isinstance(entry, RankPlan):
-            raise TypeError(f"`plan` must hold RankPlans only, got {type(entry).__name__}")
-        first, other = items[0][1].architecture, entry.architecture
-        if other != first:
-            raise ValueError(f"`plan` must hold plans for one architecture, got {first} and {other}: draw them apart")
-    totals = Counter(entry.policy for _, entry in items)
-    names = [key or _numbered(entry.policy, totals[entry.policy], n) for n, (key, entry) in enumerate(items, start=1)]
-    return {name: entry for name, (_, entry) in zip(names, items, strict=True)}
-
-
-def _numbered(policy: str, total: int, number: int) -> str:
-    return policy if total == 1 else f"{policy} {number}"
 
 
 def _all_blocks(plan: RankPlan) -> list[tuple[str, int]]:
@@ -193,11 +169,7 @@ def _draw_bars(axes: "Axes", plans: Mapping[str, RankPlan], blocks: list[tuple[s
     room = width_of(axes) * width / len(blocks)
     size = min(size_of("small"), room / 1.3)
     for index, (name, plan) in enumerate(plans.items()):
-        largest: dict[tuple[str, int], int] = {}
-        for module in plan.modules:
-            key = (module.stack, module.block)
-            largest[key] = max(largest.get(key, 0), module.rank)
-        heights = [largest.get(block, 0) for block in blocks]
+        heights = [plan.block_ranks.get(block, 0) for block in blocks]
         bars = axes.bar(
             np.arange(len(blocks)) + (index - (len(plans) - 1) / 2) * width,
             heights,

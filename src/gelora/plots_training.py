@@ -1,6 +1,6 @@
 """Draw training records: losses, scores, learning rates and ranks over the steps."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from gelora.captions import legend_above
 from gelora.messages import check_choice
+from gelora.naming import Records, named_records
 from gelora.palette import COLORS, DASHES, MARKERS, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Records = xr.Dataset | Sequence[xr.Dataset] | Mapping[str, xr.Dataset]
 
 _STEPS = "step of the optimiser"
 _WINDOWS, _LEAST_WINDOW = 20, 11  # the running median takes one of so many parts of a run, and so many steps at least
@@ -48,7 +47,7 @@ def plot_training(record: Records, ax: "Axes | None" = None, *, show: str = "los
     check_choice("show", show, (*_DRAWN, "rank"))
     if show == "rank":
         return plot_rank_history(record, ax)
-    named = _named_records(record)
+    named = _shown_records(record)
     draw, needed, label, quantity = _DRAWN[show]
     for name, one in named.items():
         if any(variable not in one.variables for variable in needed) or not one.sizes.get(one[needed[0]].dims[0]):
@@ -89,7 +88,7 @@ def plot_rank_history(record: Records, ax: "Axes | None" = None) -> "Axes":
     TypeError, ValueError
         If a record is none, has no ranks, or there is none.
     """
-    named = _named_records(record)
+    named = _shown_records(record)
     for label, one in named.items():
         if "rank_history" not in one or not one.sizes.get("module") or not one.sizes.get("change"):
             raise ValueError(f"`record` {label!r} has no ranks: give records of an adapter with ranks")
@@ -111,29 +110,11 @@ def plot_rank_history(record: Records, ax: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def _named_records(record: Any) -> dict[str, xr.Dataset]:
-    """Return records by their names; a single one has none.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one is no Dataset, or there is none.
-    """
-    if isinstance(record, Mapping) and not isinstance(record, xr.Dataset):
-        named = {str(key): one for key, one in record.items()}
-    elif isinstance(record, xr.Dataset):
-        named = {"": record}
-    elif isinstance(record, Sequence) and not isinstance(record, str):
-        names = [f"{getattr(one, 'attrs', {}).get('adapter', 'run')} {n}" for n, one in enumerate(record, start=1)]
-        named = dict(zip(names if len(names) > 1 else [""], record, strict=True)) if names else {}
-    else:
-        raise TypeError(f"`record` must be a Dataset, or several in a sequence or mapping, got {type(record).__name__}")
-    if not named:
-        raise ValueError("`record` must hold at least one training record, got none")
-    for name, one in named.items():
-        if not isinstance(one, xr.Dataset):
-            raise TypeError(f"`record` {name!r} must be an xarray.Dataset, got {type(one).__name__}")
-    return named
+def _shown_records(record: Any) -> dict[str, xr.Dataset]:
+    """Return records by their names; a single one needs none in a legend."""
+    named = named_records(record)
+    alone = len(named) == 1 and (isinstance(record, xr.Dataset) or not isinstance(record, Mapping))
+    return dict(zip([""], named.values(), strict=True)) if alone else named
 
 
 def _draw_loss(axes: "Axes", record: xr.Dataset, index: int, name: str) -> None:

@@ -130,6 +130,6 @@ def test_what_does_not_go_together_is_refused(
 def test_a_file_of_another_schema_is_refused_with_those_that_are_drawn(tmp_path: Path) -> None:
     write_dataset(example_profile([[5.0]]).assign_attrs(schema="gelora-theory-report"), tmp_path / "t.nc")
     with pytest.raises(
-        ValueError, match="none of what is drawn from .nc files, profile, training record, comparison, p"
+        ValueError, match="none of what is drawn and reported from .nc files, profile, training record, comparison, p"
     ):
         draw_files([tmp_path / "t.nc"], tmp_path / "p.png")

@@ -14,12 +14,14 @@ import xarray as xr
 from comparisons import example_comparison
 from examples import example_plan, example_profile, uncertain
 from gelora import citation
+from gelora.naming import named_plans
 from gelora.profile import save_profile
 from gelora.report import report_files, write_report
 from gelora.report.contents import contents_of
-from gelora.report.page import content_policy, named_plans
+from gelora.report.page import content_policy
 from gelora.report.sources import open_sources
 from gelora.scores import save_comparison
+from gelora.topology import save_spanning_tree, spanning_tree
 from html_pages import Page
 
 HOSTILE = "</script><script>alert('x')</script><img src=http://example.org/a onerror=alert(1)>"
@@ -269,7 +271,7 @@ def test_a_plan_of_another_architecture_than_the_profile_is_refused(tmp_path: Pa
     write_report(profile, tmp_path / "r.html", plan=example_plan([2, 3, 1]))
     with pytest.raises(ValueError, match="`plan` 'geometric' is for .* but `profile` is of"):
         write_report(profile, tmp_path / "other.html", plan=example_plan([2, 3]))
-    with pytest.raises(ValueError, match="plans of one architecture"):
+    with pytest.raises(ValueError, match="plans for one architecture"):
         write_report(None, tmp_path / "other.html", plan=[example_plan([2, 3]), example_plan([1])])
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
@@ -283,7 +285,7 @@ def test_nothing_to_report_on_or_something_else_is_refused(tmp_path: Path) -> No
         write_report(None, tmp_path / "r.html", plan=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`record` must be a Dataset, or several in a sequence or mapping, got int"):
         write_report(None, tmp_path / "r.html", record=3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="`record` must be an xarray Dataset, got int"):
+    with pytest.raises(TypeError, match="`record` 'a' must be an xarray.Dataset, got int"):
         write_report(None, tmp_path / "r.html", record={"a": 3})  # type: ignore[dict-item]
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_report(example_profile([[5.0, 6.0]]), tmp_path / "absent" / "r.html")
@@ -308,8 +310,11 @@ def test_a_file_that_does_not_fit_is_named_with_the_remedy(profile: xr.Dataset, 
     with pytest.raises(ValueError, match="has one file twice"):
         report_files([tmp_path / "one.nc", tmp_path / "one.nc"], tmp_path / "r.html")
     xr.Dataset(attrs={"schema": "other"}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match=r"other.nc' says that it is 'other', which a report does not show: give a"):
+    with pytest.raises(ValueError, match=r"other.nc' is none of what is drawn and reported .*`schema` is 'other'"):
         report_files([tmp_path / "other.nc"], tmp_path / "r.html")
+    save_spanning_tree(spanning_tree([[0.0], [1.0], [3.0]]), tmp_path / "tree.nc")
+    with pytest.raises(ValueError, match=r"tree.nc' is a spanning tree, which a report does not show: give a profile"):
+        report_files([tmp_path / "tree.nc"], tmp_path / "r.html")
     with pytest.raises(FileNotFoundError, match="there is no file .*absent.nc"):
         report_files([tmp_path / "absent.nc"], tmp_path / "r.html")
     profile.drop_vars("anisotropy").to_netcdf(tmp_path / "cut.nc", engine="h5netcdf")

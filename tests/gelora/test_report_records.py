@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
+from gelora.naming import named_records
 from gelora.report import report_files, write_report
-from gelora.report.page import RECORD, RECORD_VERSION, named_records
 from gelora.report.record_section import records_table
 from html_pages import Page
 
@@ -76,9 +76,3 @@ def test_a_damaged_record_or_one_newer_than_this_gelora_is_refused(
     with pytest.raises(ValueError, match=f"^`record` .*{said}"):
         write_report(None, tmp_path / "r.html", record=damaged)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_record_of_a_report_has_the_schema_of_fine_tuning() -> None:
-    from gelora.finetuning.record import SCHEMA, SCHEMA_VERSION
-
-    assert (RECORD, RECORD_VERSION) == (SCHEMA, SCHEMA_VERSION)

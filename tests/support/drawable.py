@@ -34,11 +34,15 @@ def training_record(losses: list[float], evaluations: dict[int, tuple[float, flo
             "learning_rate": ("step", np.linspace(1e-3, 0, len(losses))),
             "validation": (("evaluation", "metric"), np.stack([measured[:, 1] - 0.1, measured[:, 1]], axis=1)),
             "validation_loss": ("evaluation", measured[:, 0]),
+            "score": ((), measured[-1, 1] if len(measured) else NAN),
+            "seconds": ((), 1.0),
+            "trainable_parameters": ("part", [100, 10]),
         },
         coords={
             "step": np.arange(1, len(losses) + 1),
             "evaluation_step": ("evaluation", list(evaluations)),
             "metric": ["accuracy", "score"],
+            "part": ["adapter", "head"],
         },
         attrs={"adapter": "lora", "task": "rte", **attributes},
     )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from gelora.finetuning.adaptation import Adapted
 from gelora.netcdf import check_schema, plain_attributes, read_dataset, write_dataset
 from gelora.plan import RankPlan
 
 if TYPE_CHECKING:
+    from gelora.finetuning.adaptation import Adapted
     from gelora.finetuning.callbacks import History
 
 SCHEMA = "gelora-training-record"
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 def make_record(
     history: "History",
     plan: RankPlan | None,
-    adapted: Adapted,
+    adapted: "Adapted",
     *,
     metrics: Sequence[str],
     n_head: int,
@@ -101,6 +101,37 @@ def make_record(
         },
         attrs={"schema": SCHEMA, "schema_version": SCHEMA_VERSION} | plain_attributes(attributes),
     )
+
+
+# What drawings and reports show of a record, with its dimensions.
+_SHOWN = {"loss": ("step",), "score": (), "seconds": (), "trainable_parameters": ("part",)}
+_PARTS = ("adapter", "head")
+
+
+def check_record(record: Any) -> xr.Dataset:
+    """Return ``record`` if it has what a report shows of a training record.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it has not, saying what is missing, or is newer than this gelora.
+    """
+    if not isinstance(record, xr.Dataset):
+        raise TypeError(f"`record` must be an xarray Dataset, got {type(record).__name__}")
+    kind, maker = "training record", "gelora finetune"
+    check_schema(record, "`record`", schema=SCHEMA, version=SCHEMA_VERSION, kind=kind, made_by=maker)
+    for name, dims in _SHOWN.items():
+        if name not in record.variables:
+            raise ValueError(f"`record` is damaged, it has no {name!r}: make one with `{maker}`")
+        if record[name].dims != dims or not set(dims) <= set(record.coords):
+            raise ValueError(
+                f"`record` is damaged: its {name!r} must have the dimensions {dims}, with coordinates, got "
+                f"{record[name].dims}: make one with `{maker}`"
+            )
+    parts = [str(part) for part in record["part"].values]
+    if sorted(parts) != sorted(_PARTS):
+        raise ValueError(f"`record` is damaged: its 'part' must be {_PARTS}, got {parts}: make one with `{maker}`")
+    return record
 
 
 def save_record(record: xr.Dataset, path: str | Path) -> Path:

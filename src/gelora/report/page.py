@@ -11,22 +11,15 @@ import xarray as xr
 
 from gelora.blocks import Architecture
 from gelora.files import atomic_path, check_writable
+from gelora.finetuning.record import check_record
 from gelora.masking import masked
-from gelora.netcdf import check_schema
+from gelora.naming import Plans, Records, named_plans, named_records
 from gelora.plan import RankPlan
 from gelora.profile import attribute, check_profile
 from gelora.provenance import package_versions, timestamp
 from gelora.report.contents import Contents, contents_of
 from gelora.report.pieces import Chart
 from gelora.scores import check_comparison
-
-Plans = RankPlan | Sequence[RankPlan] | Mapping[str, RankPlan]
-Records = xr.Dataset | Sequence[xr.Dataset] | Mapping[str, xr.Dataset]
-# As in gelora.finetuning.record, which loads torch.
-RECORD, RECORD_VERSION = "gelora-training-record", 1
-# What is shown of a record, with its dimensions.
-_RECORD_VARIABLES = {"loss": ("step",), "score": (), "seconds": (), "trainable_parameters": ("part",)}
-_PARTS = ("adapter", "head")
 
 
 def write_report(
@@ -82,7 +75,10 @@ def write_report(
     True
     """
     check_writable(path)
-    plans, records = named_plans(plan), named_records(record)
+    plans = {} if plan is None or plan == {} else named_plans(plan)
+    records = {} if record is None or record == {} else named_records(record)
+    for known in plans.values():
+        _check_whole(known)
     if profile is None and not plans and comparison is None and not records:
         raise ValueError("`profile` must be given, or a plan, a comparison or a record: there is nothing to report on")
     if profile is not None:
@@ -155,41 +151,6 @@ def content_policy(scripts: Sequence[str]) -> str:
     )
 
 
-def named_plans(plan: Any) -> dict[str, RankPlan]:
-    """Return plans by name, those without one by their policies.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one is no plan, or they are of several architectures.
-    """
-    if plan is None:
-        return {}
-    if isinstance(plan, Mapping):
-        named = dict(plan)
-    elif isinstance(plan, RankPlan):
-        named = {plan.policy: plan}
-    elif not isinstance(plan, Sequence):
-        raise TypeError(f"`plan` must be a RankPlan, or several in a sequence or mapping, got {type(plan).__name__}")
-    else:
-        given = list(plan)
-        policies = [getattr(one, "policy", "") for one in given]
-        twice = len(set(policies)) < len(policies)
-        named = {f"{policies[place]} {place + 1}" if twice else policies[place]: one for place, one in enumerate(given)}
-    for one in named.values():
-        if not isinstance(one, RankPlan):
-            raise TypeError(f"`plan` must hold RankPlans only, got {type(one).__name__}")
-        _check_whole(one)
-    for name, one in named.items():
-        first, own = next(iter(named.values())).architecture, one.architecture
-        if own != first:
-            raise ValueError(
-                f"`plan` must hold plans of one architecture, but {name!r} is for {own} and another for {first}: make "
-                "a report of each"
-            )
-    return named
-
-
 def _check_whole(plan: RankPlan) -> None:
     """Raise ValueError where what a plan says of its matrices is not said of each."""
     found, scales, count = plan.uncertainty, plan.by_scale, len(plan.modules)
@@ -202,53 +163,6 @@ def _check_whole(plan: RankPlan) -> None:
             f"`plan` {plan.policy!r} is damaged: its probabilities or scales are not those of its {count} matrices; "
             "make it again by `gelora ranks`"
         )
-
-
-def named_records(record: Any) -> dict[str, xr.Dataset]:
-    """Return training records by name, those without one by their adapters, numbered where they are several.
-
-    Raises
-    ------
-    TypeError
-        If it is neither a record nor several in a sequence or mapping.
-    """
-    if record is None:
-        return {}
-    if isinstance(record, Mapping) and not isinstance(record, xr.Dataset):
-        return dict(record)
-    if not isinstance(record, xr.Dataset | Sequence):
-        raise TypeError(f"`record` must be a Dataset, or several in a sequence or mapping, got {type(record).__name__}")
-    given = [record] if isinstance(record, xr.Dataset) else list(record)
-    names = [str(getattr(one, "attrs", {}).get("adapter", "run")) for one in given]
-    if len(names) > 1:
-        names = [f"{name} {place}" for place, name in enumerate(names, start=1)]
-    return dict(zip(names, given, strict=True))
-
-
-def check_record(record: Any) -> xr.Dataset:
-    """Return ``record`` if it has what a report shows of a training record.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it has not, saying what is missing, or is newer than this gelora.
-    """
-    if not isinstance(record, xr.Dataset):
-        raise TypeError(f"`record` must be an xarray Dataset, got {type(record).__name__}")
-    kind, maker = "training record", "gelora finetune"
-    check_schema(record, "`record`", schema=RECORD, version=RECORD_VERSION, kind=kind, made_by=maker)
-    for name, dims in _RECORD_VARIABLES.items():
-        if name not in record.variables:
-            raise ValueError(f"`record` is damaged, it has no {name!r}: make one with `{maker}`")
-        if record[name].dims != dims or not set(dims) <= set(record.coords):
-            raise ValueError(
-                f"`record` is damaged: its {name!r} must have the dimensions {dims}, with coordinates, got "
-                f"{record[name].dims}: make one with `{maker}`"
-            )
-    parts = [str(part) for part in record["part"].values]
-    if sorted(parts) != sorted(_PARTS):
-        raise ValueError(f"`record` is damaged: its 'part' must be {_PARTS}, got {parts}: make one with `{maker}`")
-    return record
 
 
 def _check_belong(profile: xr.Dataset, plans: Mapping[str, RankPlan]) -> None:

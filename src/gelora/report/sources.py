@@ -1,19 +1,14 @@
 """The files of a report, told apart by what they say they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
-from gelora.netcdf import read_dataset
 from gelora.plan import RankPlan
-from gelora.profile import SCHEMA as PROFILE
-from gelora.profile import check_profile
-from gelora.report.page import RECORD, check_record, write_report
-from gelora.scores import SCHEMA as COMPARISON
-from gelora.scores import check_comparison
+from gelora.report.page import write_report
+from gelora.results import open_result
 
 _WANTED = "a profile (.nc), rank plans (.json), a comparison (.nc) and training records (.nc)"
 
@@ -72,34 +67,20 @@ def open_sources(paths: Sequence[str | Path]) -> Sources:
     plans = [file.stem for file in files if file.suffix.lower() == ".json"]
     twice = len(set(plans)) < len(plans)
     for file in files:
-        if file.suffix.lower() == ".json":
-            found.plans[str(file) if twice else file.stem] = RankPlan.load(file)
-        else:
-            _add_dataset(found, file)
+        what, content = open_result(file)
+        match what:
+            case "rank plan":
+                found.plans[str(file) if twice else file.stem] = content
+            case "profile":
+                found.profile = _one(found.profile, content, what, file)
+            case "comparison":
+                found.comparison = _one(found.comparison, content, what, file)
+            case "training record":
+                name = f"{file.parent.name}/{file.stem}" if file.parent.name else file.stem
+                found.records[name if name not in found.records else str(file)] = content
+            case _:
+                raise ValueError(f"`source` {str(file)!r} is a {what}, which a report does not show: give {_WANTED}")
     return found
-
-
-def _add_dataset(found: Sources, file: Path) -> None:
-    dataset = read_dataset(file, made_by="gelora estimate --output")
-    schema = dataset.attrs.get("schema")
-    if schema == PROFILE:
-        found.profile = _one(found.profile, _checked(check_profile, dataset, file), "profile", file)
-    elif schema == COMPARISON:
-        found.comparison = _one(found.comparison, _checked(check_comparison, dataset, file), "comparison", file)
-    elif schema == RECORD:
-        name = f"{file.parent.name}/{file.stem}" if file.parent.name else file.stem
-        found.records[name if name not in found.records else str(file)] = _checked(check_record, dataset, file)
-    else:
-        raise ValueError(
-            f"`source`: {str(file)!r} says that it is {schema!r:.80}, which a report does not show: give {_WANTED}"
-        )
-
-
-def _checked(check: Callable[[Any], xr.Dataset], dataset: xr.Dataset, file: Path) -> xr.Dataset:
-    try:
-        return check(dataset)
-    except ValueError as error:
-        raise ValueError(f"`source`: {str(file)!r}: {error}") from error
 
 
 def _one(known: xr.Dataset | None, dataset: xr.Dataset, kind: str, file: Path) -> xr.Dataset:
