@@ -1,42 +1,27 @@
-"""What the measuring scripts of the field's figures share: arguments, texts, and where a result comes from."""
+"""What the measuring scripts of the field's figures share: texts, and the file of what was measured."""
 
 import argparse
-import os
-import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from _origin import origin
 
 from gelora.files import make_folder
 from gelora.netcdf import plain_attributes, write_dataset
-from gelora.provenance import package_versions, timestamp
+from gelora.provenance import timestamp
 
-PROFILES = Path(__file__).parents[1] / "profiles"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2 (6 blocks of width 384)"
-
-
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of ``--data`` and ``--output``."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with sst2/, cola/, wikitext2_raw/")
-    parser.add_argument("--output", type=Path, default=PROFILES, help="folder to write to")
-    return parser
 
 
 def write(dataset: xr.Dataset, arguments: argparse.Namespace, name: str, **facts: Any) -> Path:
     """Write what the script ``name`` measured, with ``facts`` on model and data and the versions it was made with."""
-    origin: Mapping[str, Any] = {
-        "command": f"python paper_figures/measure/{name}.py --data FOLDER",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, CPU",
-        "versions": package_versions(),
-        "created": timestamp(),
-    }
     file = make_folder(arguments.output) / f"{name}.nc"
-    return write_dataset(dataset.assign_attrs(plain_attributes({**origin, **facts})), file)
+    return write_dataset(
+        dataset.assign_attrs(plain_attributes({**origin(arguments), "created": timestamp(), **facts})), file
+    )
 
 
 def column(data: Path, file: str, name: str) -> list[str]:

@@ -16,10 +16,10 @@ PROFILES = Path(__file__).resolve().parents[1] / "profiles"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str, *, needs_data: bool = False) -> argparse.ArgumentParser:
     """Return a parser of ``--data`` and ``--output``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of data sets: cola/train.parquet …")
+    parser.add_argument("--data", type=Path, required=needs_data, help="folder of data sets: cola/train.parquet …")
     parser.add_argument("--output", type=Path, default=PROFILES, help="folder to write to")
     return parser
 

@@ -7,7 +7,8 @@ After Ansuini2019, who flatten the activations of images: here texts, mean poole
 
 import numpy as np
 import xarray as xr
-from _field import MODEL, make_parser, write
+from _field import MODEL, write
+from _origin import make_parser
 from tqdm.auto import tqdm
 
 from gelora import estimate_representations, extract_representations
@@ -41,7 +42,7 @@ def resampled(data, task):
 
 def main() -> None:
     """Measure both tasks and write the file."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     found = {task: resampled(arguments.data, task) for task in TASKS}
     dimension = np.array([values for values, _ in found.values()])
     dataset = xr.Dataset(

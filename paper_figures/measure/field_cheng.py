@@ -11,7 +11,8 @@ import warnings
 
 import numpy as np
 import xarray as xr
-from _field import MODEL, make_parser, shuffled, wikitext, write
+from _field import MODEL, shuffled, wikitext, write
+from _origin import make_parser
 from tqdm.auto import tqdm
 
 from gelora import estimate_representations, extract_representations
@@ -44,7 +45,7 @@ def scan(texts):
 
 def main() -> None:
     """Measure every set, real and shuffled, and write the file."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     texts = pieces(arguments.data)
     rng = np.random.default_rng(SEED)
     values = []

@@ -10,7 +10,8 @@ of WikiText-2, and measured on the test split. Errors are the spread over disjoi
 import numpy as np
 import torch
 import xarray as xr
-from _field import MODEL, make_parser, wikitext, write
+from _field import MODEL, wikitext, write
+from _origin import make_parser
 from tokenizers import ByteLevelBPETokenizer
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -86,7 +87,7 @@ def decoder(data):
 
 def main() -> None:
     """Measure both models and write the file."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     torch.set_num_threads(1)
     dimension, anisotropy = encoder(arguments.data)
     records, losses, n_parameters, n_trained_on = decoder(arguments.data)

@@ -10,7 +10,8 @@ number of tokens, on which the estimate depends.
 
 import numpy as np
 import xarray as xr
-from _field import MODEL, column, make_parser, shuffled, wikitext, write
+from _field import MODEL, column, shuffled, wikitext, write
+from _origin import make_parser
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
@@ -63,7 +64,7 @@ def dimension_of_each(texts, kind):
 
 def main() -> None:
     """Measure the texts of every kind and write the file."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     found = {kind: dimension_of_each(texts, kind) for kind, texts in kinds(arguments.data).items()}
     dataset = xr.Dataset({kind: (f"text_of_{kind}", values) for kind, values in found.items()})
     facts = {

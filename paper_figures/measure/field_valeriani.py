@@ -9,7 +9,8 @@ import re
 import warnings
 
 import xarray as xr
-from _field import MODEL, make_parser, write
+from _field import MODEL, write
+from _origin import make_parser
 
 from gelora import estimate_representations, extract_representations
 from gelora.demo import demo_model
@@ -24,7 +25,7 @@ SEED = 0
 
 def main() -> None:
     """Measure MiniLM on SST-2 and write the file."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     file = arguments.data / "sst2" / "train.parquet"
     found = extract_representations(demo_model(), file, text_column="sentence", n_samples=N_SAMPLES, seed=SEED)
     with warnings.catch_warnings(record=True) as caught:

@@ -9,7 +9,8 @@ import warnings
 
 import numpy as np
 import xarray as xr
-from _field import make_parser, write
+from _field import write
+from _origin import make_parser
 from tqdm.auto import tqdm
 
 from gelora_estimators import MLE, Gride, PersistentHomology, TwoNN

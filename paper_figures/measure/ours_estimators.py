@@ -5,7 +5,8 @@ Usage: python paper_figures/measure/ours_estimators.py --data FOLDER
 
 import warnings
 
-from _field import MODEL, make_parser, write
+from _field import MODEL, write
+from _origin import make_parser
 
 from gelora import estimate
 from gelora.demo import demo_model
@@ -26,7 +27,7 @@ SEED = 0
 
 def main() -> None:
     """Estimate on SST-2 and write the profile."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     file = arguments.data / "sst2" / "train.parquet"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -7,7 +7,8 @@ import warnings
 
 import numpy as np
 import xarray as xr
-from _field import MODEL, make_parser, write
+from _field import MODEL, write
+from _origin import make_parser
 from tqdm.auto import tqdm
 
 from gelora import estimate_representations, extract_representations
@@ -27,7 +28,7 @@ SEED = 0
 
 def main() -> None:
     """Measure MiniLM on SST-2 and write the file."""
-    arguments = make_parser(__doc__).parse_args()
+    arguments = make_parser(__doc__, needs_data=True).parse_args()
     file = arguments.data / "sst2" / "train.parquet"
     found = extract_representations(demo_model(), file, text_column="sentence", n_samples=SIZES[-1] + 100, seed=SEED)
     order = np.random.default_rng(SEED).permutation(len(found[0]))[: SIZES[-1]]
